@@ -1,0 +1,170 @@
+"""What an evaluation found, as plain records: read by gates and report, stored as JSON.
+
+Records are `msgspec.Struct`: typed, frozen, decoded with validation, cheap to import.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all records."""
+
+
+class Estimate(Record):
+    """A metric on the hold-out with its bootstrap interval."""
+
+    value: float | None  # None: not defined on these rows (one class only, for example)
+    low: float | None = None
+    high: float | None = None
+
+
+class Slice(Record):
+    """Metrics on the hold-out rows of one group, `column == label` or a bin of `column`."""
+
+    column: str
+    label: str
+    rows: int
+    positives: int | None = None  # binary only
+    metrics: dict[str, Estimate]
+
+
+class FairnessGroup(Record):
+    label: str
+    rows: int
+    selection_rate: float | None
+    true_positive_rate: float | None
+
+
+class Fairness(Record):
+    """Rates by group of one protected column; a gap is the largest minus the smallest rate."""
+
+    column: str
+    groups: list[FairnessGroup]
+    selection_rate_gap: Estimate
+    true_positive_rate_gap: Estimate
+
+
+class CalibrationBin(Record):
+    rows: int
+    mean_predicted: float
+    observed: float
+
+
+class ThresholdRow(Record):
+    threshold: float
+    selected: float  # share of rows at or above the threshold
+    precision: float | None
+    recall: float
+    f1: float
+    accuracy: float
+
+
+class Curve(Record):
+    """A curve of at most 200 points."""
+
+    x: list[float]
+    y: list[float]
+
+
+class Importance(Record):
+    """Permutation importance: loss of the primary metric when the column is shuffled."""
+
+    feature: str
+    mean: float
+    sd: float
+
+
+class Evaluation(Record):
+    """One model on the frozen hold-out. Deterministic: no times, no measured latency."""
+
+    task: str  # binary | multiclass | regression
+    primary: str  # the metric that ranks models of this task
+    rows: int
+    resamples: int
+    confidence: float
+    classes: list[str] | None = None
+    threshold: float | None = None
+    metrics: dict[str, Estimate]
+    slices: list[Slice] = []
+    fairness: list[Fairness] = []
+    calibration: list[CalibrationBin] = []
+    confusion: list[list[int]] | None = None  # rows: truth, columns: prediction
+    thresholds: list[ThresholdRow] = []
+    roc: Curve | None = None
+    precision_recall: Curve | None = None
+    score_histogram: list[int] = []  # binary: 20 equal bins of the score; regression: of residuals
+    importance: list[Importance] = []
+    # how well each column alone ranks the target (roc_auc, or |Spearman|): a leak shows as ~1
+    single_feature: dict[str, float] = {}
+
+
+class Difference(Record):
+    """Candidate minus champion, paired on the same rows."""
+
+    candidate: float | None
+    champion: float | None
+    difference: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class SliceDifference(Record):
+    column: str
+    label: str
+    rows: int
+    metrics: dict[str, Difference]
+
+
+class Flips(Record):
+    """Rows whose decision turned, with up to ten row ids each."""
+
+    fixed: int
+    broken: int
+    fixed_ids: list[str] = []
+    broken_ids: list[str] = []
+
+
+class ColumnChange(Record):
+    """What changed in one column since the champion's training data."""
+
+    column: str
+    change: str  # added | removed | drifted | same
+    psi: float | None = None
+    missing_before: float | None = None
+    missing_now: float | None = None
+
+
+class DataChange(Record):
+    rows_before: int
+    rows_now: int
+    columns: list[ColumnChange]
+
+
+class Comparison(Record):
+    """Candidate beside champion on the same frozen hold-out rows."""
+
+    champion_digest: str
+    champion_version: int | None = None
+    rows: int = 0
+    confidence: float = 0.95
+    resamples: int = 0
+    metrics: dict[str, Difference] = {}
+    slices: list[SliceDifference] = []
+    fairness: dict[str, dict[str, Difference]] = {}
+    flips: Flips | None = None
+    data: DataChange | None = None
+    # set when the champion cannot be scored on these rows; then nothing above is filled
+    impossible: str | None = None
+    # why the comparison is not quite fair, such as another split
+    caveats: list[str] = []
+
+
+class Measurements(Record):
+    """Measured on this machine, so not part of a bundle's identity."""
+
+    row_microseconds: float  # median time of a one-row prediction by the form that will serve
+    batch_microseconds: float  # per row, in batches of 1,000
+    model_bytes: int
+    champion_row_microseconds: float | None = None  # measured in the same run
