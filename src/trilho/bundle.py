@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from trilho.errors import IntegrityError
 
@@ -18,22 +19,18 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of the records stored as JSON: typed, immutable, validated when decoded."""
-
-
-class File(Record):
+class File(Struct, frozen=True, kw_only=True):
     sha256: str
     size: int
 
 
-class DatasetInfo(Record):
+class DatasetInfo(Struct, frozen=True, kw_only=True):
     digest: str
     rows: int
     holdout_rows: int
 
 
-class Manifest(Record):
+class Manifest(Struct, frozen=True, kw_only=True):
     """What a bundle is. Its canonical JSON's sha256 is the bundle's digest, and its only name.
 
     Nothing that varies by itself stands here (times, actors, commits, measured latency): the same
@@ -56,7 +53,7 @@ class Manifest(Record):
     files: dict[str, File]
 
 
-class Column(Record):
+class Column(Struct, frozen=True, kw_only=True):
     """One input column of the model, as a request must carry it."""
 
     name: str
@@ -67,7 +64,7 @@ class Column(Record):
     maximum: float | None = None
 
 
-class Signature(Record):
+class Signature(Struct, frozen=True, kw_only=True):
     """What goes in and what comes out."""
 
     columns: list[Column]
@@ -79,7 +76,7 @@ class Signature(Record):
     id: str | None = None
 
 
-class Golden(Record):
+class Golden(Struct, frozen=True, kw_only=True):
     """Rows with the predictions they must give, wherever the model runs."""
 
     tolerance: float
@@ -177,9 +174,10 @@ def verify(folder: Path, digest: str | None = None) -> tuple[Manifest, str]:
             raise IntegrityError(f"Bundle file {name} has {size} bytes, expected {entry.size}.")
         if sha256_file(path) != entry.sha256:
             raise IntegrityError(f"Bundle file {name} was changed: its sha256 does not match.")
-    extra = {
-        p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()
-    } - {MANIFEST, *manifest.files}
+    extra = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {
+        MANIFEST,
+        *manifest.files,
+    }
     if extra:
         raise IntegrityError(f"Bundle holds a file that its manifest does not name: {min(extra)}.")
     return manifest, actual

@@ -24,7 +24,7 @@ class Section(BaseModel):
 
 
 class Split(Section):
-    """How rows are held out for judging. The hold-out is frozen: adding rows never moves an old row."""
+    """How rows are held out. The hold-out is frozen: adding rows never moves an old row."""
 
     method: Literal["random", "time", "group"] = "random"
     """`random`: by a seeded hash of the row id, within each class; `time`: the latest rows by
@@ -37,7 +37,7 @@ class Split(Section):
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of rows (or of groups) that is held out."""
     seed: int = 42
-    """Seed of the hash. Changing it makes another hold-out, and the champion's comparison unfair."""
+    """Seed of the hash. Another seed is another hold-out: the champion may have seen its rows."""
 
     @model_validator(mode="after")
     def _column(self) -> Split:
@@ -131,7 +131,7 @@ class Search(Section):
     metric: str | None = None
     """A scikit-learn scorer; the task's primary metric when left out."""
     budget_minutes: Annotated[float, Field(gt=0)] | None = None
-    """Stop after this time with the best setting so far. A search that hits it is not repeatable."""
+    """Stop after this time with the best setting so far; such a search is not repeatable."""
 
 
 class Threshold(Section):
@@ -147,7 +147,7 @@ class Model(Section):
     """What to fit."""
 
     factory: str | None = None
-    """`package.module:function` returning an unfitted scikit-learn estimator; called with `params`."""
+    """`package.module:function` that returns an unfitted estimator; called with `params`."""
     estimator: str | None = None
     """Instead of a factory: the dotted path of an estimator, such as `sklearn.svm.SVC`. Text and
     missing values are then preprocessed by Trilho."""
@@ -165,7 +165,9 @@ class Model(Section):
         if (self.factory is None) == (self.estimator is None):
             raise ValueError("give exactly one of 'factory' and 'estimator'")
         if self.factory is not None and not re.fullmatch(r"[\w.]+:\w+", self.factory):
-            raise ValueError(f"'factory' must look like package.module:function, not {self.factory!r}")
+            raise ValueError(
+                f"'factory' must look like package.module:function, not {self.factory!r}"
+            )
         return self
 
 
@@ -424,9 +426,7 @@ def _explain(error: ValidationError, path: Path, tree: Any) -> UsageError:
 
 def _is_tag(key: str) -> bool:
     """Tell pydantic's names of union members from keys of the file."""
-    return bool(re.match(r"(str|int|float|bool|list\[|function-|constrained-|[A-Z]\w+$)", key)) and (
-        key not in Pipeline.model_fields
-    )
+    return bool(re.match(r"(str|int|float|bool|list\[|function-|constrained-|[A-Z]\w+$)", key))
 
 
 def _line(tree: Any, keys: list[Any]) -> int | None:

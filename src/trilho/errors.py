@@ -56,13 +56,13 @@ class IntegrityError(DataError):
     """Stored bytes are not the bytes that their digest names."""
 
 
-class GateRejected(TrilhoError):
+class RejectedError(TrilhoError):
     """The gate said REJECT."""
 
     exit_code = 4
 
 
-class GateHeld(TrilhoError):
+class HeldError(TrilhoError):
     """The gate said HOLD."""
 
     exit_code = 5

@@ -1,18 +1,14 @@
 """What an evaluation found, as plain records: read by gates and report, stored as JSON.
 
-Records are `msgspec.Struct`: typed, frozen, decoded with validation, cheap to import.
+Records are `msgspec.Struct`s: typed, frozen, decoded with validation, cheap to import.
 """
 
 from __future__ import annotations
 
-import msgspec
+from msgspec import Struct
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all records."""
-
-
-class Estimate(Record):
+class Estimate(Struct, frozen=True, kw_only=True):
     """A metric on the hold-out with its bootstrap interval."""
 
     value: float | None  # None: not defined on these rows (one class only, for example)
@@ -20,7 +16,7 @@ class Estimate(Record):
     high: float | None = None
 
 
-class Slice(Record):
+class Slice(Struct, frozen=True, kw_only=True):
     """Metrics on the hold-out rows of one group, `column == label` or a bin of `column`."""
 
     column: str
@@ -30,14 +26,14 @@ class Slice(Record):
     metrics: dict[str, Estimate]
 
 
-class FairnessGroup(Record):
+class FairnessGroup(Struct, frozen=True, kw_only=True):
     label: str
     rows: int
     selection_rate: float | None
     true_positive_rate: float | None
 
 
-class Fairness(Record):
+class Fairness(Struct, frozen=True, kw_only=True):
     """Rates by group of one protected column; a gap is the largest minus the smallest rate."""
 
     column: str
@@ -46,13 +42,13 @@ class Fairness(Record):
     true_positive_rate_gap: Estimate
 
 
-class CalibrationBin(Record):
+class CalibrationBin(Struct, frozen=True, kw_only=True):
     rows: int
     mean_predicted: float
     observed: float
 
 
-class ThresholdRow(Record):
+class ThresholdRow(Struct, frozen=True, kw_only=True):
     threshold: float
     selected: float  # share of rows at or above the threshold
     precision: float | None
@@ -61,14 +57,14 @@ class ThresholdRow(Record):
     accuracy: float
 
 
-class Curve(Record):
+class Curve(Struct, frozen=True, kw_only=True):
     """A curve of at most 200 points."""
 
     x: list[float]
     y: list[float]
 
 
-class Importance(Record):
+class Importance(Struct, frozen=True, kw_only=True):
     """Permutation importance: loss of the primary metric when the column is shuffled."""
 
     feature: str
@@ -76,7 +72,7 @@ class Importance(Record):
     sd: float
 
 
-class Evaluation(Record):
+class Evaluation(Struct, frozen=True, kw_only=True):
     """One model on the frozen hold-out. Deterministic: no times, no measured latency."""
 
     task: str  # binary | multiclass | regression
@@ -100,7 +96,7 @@ class Evaluation(Record):
     single_feature: dict[str, float] = {}
 
 
-class Difference(Record):
+class Difference(Struct, frozen=True, kw_only=True):
     """Candidate minus champion, paired on the same rows."""
 
     candidate: float | None
@@ -110,14 +106,14 @@ class Difference(Record):
     high: float | None = None
 
 
-class SliceDifference(Record):
+class SliceDifference(Struct, frozen=True, kw_only=True):
     column: str
     label: str
     rows: int
     metrics: dict[str, Difference]
 
 
-class Flips(Record):
+class Flips(Struct, frozen=True, kw_only=True):
     """Rows whose decision turned, with up to ten row ids each."""
 
     fixed: int
@@ -126,7 +122,7 @@ class Flips(Record):
     broken_ids: list[str] = []
 
 
-class ColumnChange(Record):
+class ColumnChange(Struct, frozen=True, kw_only=True):
     """What changed in one column since the champion's training data."""
 
     column: str
@@ -136,13 +132,13 @@ class ColumnChange(Record):
     missing_now: float | None = None
 
 
-class DataChange(Record):
+class DataChange(Struct, frozen=True, kw_only=True):
     rows_before: int
     rows_now: int
     columns: list[ColumnChange]
 
 
-class Comparison(Record):
+class Comparison(Struct, frozen=True, kw_only=True):
     """Candidate beside champion on the same frozen hold-out rows."""
 
     champion_digest: str
@@ -161,7 +157,7 @@ class Comparison(Record):
     caveats: list[str] = []
 
 
-class Measurements(Record):
+class Measurements(Struct, frozen=True, kw_only=True):
     """Measured on this machine, so not part of a bundle's identity."""
 
     row_microseconds: float  # median time of a one-row prediction by the form that will serve
