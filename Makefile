@@ -1,0 +1,42 @@
+# Every target explains itself: `make help`.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-stop test lint format lock schema benchmark clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: setup ## Carry a model from data to an answering service, on this machine, with no cloud account
+	@.venv/bin/trilho demo
+
+demo-stop: setup ## Stop the service and the embedded AWS that the demo left running
+	@.venv/bin/trilho demo --stop
+
+test: setup ## Run all tests
+	@.venv/bin/pytest -n auto --dist loadfile tests
+
+lint: setup ## Check style, types, the house's contracts and generated files
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+format: setup ## Format the code
+	@.venv/bin/ruff check --fix-only --quiet .
+	@.venv/bin/ruff format .
+
+benchmark: setup ## Measure every performance claim beside its peer and write benchmarks/RESULTS.md
+	@.venv/bin/python -m benchmarks
+
+setup: .venv/ready ## Make the environment in .venv/
+
+.venv/ready: requirements.txt requirements-uv.txt pyproject.toml scripts/setup
+	@scripts/setup
+
+schema: setup ## Write docs/pipeline.md and docs/pipeline.schema.json from the configuration types
+	@.venv/bin/python -m trilho.config
+
+lock: ## Resolve the hashed locks anew from pyproject.toml
+	@scripts/lock
+
+clean: ## Remove the environment, caches and run results
+	@rm -rf .venv .trilho .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
