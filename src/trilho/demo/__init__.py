@@ -1,0 +1,1 @@
+"""The whole rail on one machine, with an embedded AWS."""
