@@ -33,7 +33,7 @@ setup: .venv/ready ## Make the environment in .venv/
 	@scripts/setup
 
 schema: setup ## Write docs/pipeline.md and docs/pipeline.schema.json from the configuration types
-	@.venv/bin/python -m trilho.config
+	@.venv/bin/python -m trilho.config.reference
 
 lock: ## Resolve the hashed locks anew from pyproject.toml
 	@scripts/lock
