@@ -7,6 +7,42 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+# Every metric of a task, and whether a larger value is the better one.
+METRICS: dict[str, dict[str, bool]] = {
+    "binary": {
+        "roc_auc": True,
+        "gini": True,
+        "ks": True,
+        "average_precision": True,
+        "log_loss": False,
+        "brier": False,
+        "ece": False,
+        "accuracy": True,
+        "balanced_accuracy": True,
+        "precision": True,
+        "recall": True,
+        "f1": True,
+    },
+    "multiclass": {
+        "roc_auc_ovr": True,
+        "log_loss": False,
+        "brier": False,
+        "ece": False,
+        "accuracy": True,
+        "balanced_accuracy": True,
+        "precision_macro": True,
+        "recall_macro": True,
+        "f1_macro": True,
+        "precision_weighted": True,
+        "recall_weighted": True,
+        "f1_weighted": True,
+    },
+    "regression": {"r2": True, "mse": False, "rmse": False, "mae": False, "mape": False},
+}
+# The metric that ranks models of a task: free of scale and of threshold, so that one default margin
+# suits every dataset.
+PRIMARY = {"binary": "roc_auc", "multiclass": "roc_auc_ovr", "regression": "r2"}
+
 
 class Estimate(Struct, frozen=True, kw_only=True):
     """A metric on the hold-out with its bootstrap interval."""
@@ -90,7 +126,10 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     thresholds: list[ThresholdRow] = []
     roc: Curve | None = None
     precision_recall: Curve | None = None
-    score_histogram: list[int] = []  # binary: 20 equal bins of the score; regression: of residuals
+    # counts in 20 equal bins of the score (multiclass: of the top probability; regression: of the
+    # residual, truth minus prediction) between the two ends of `score_range`
+    score_histogram: list[int] = []
+    score_range: list[float] = []
     importance: list[Importance] = []
     # how well each column alone ranks the target (roc_auc, or |Spearman|): a leak shows as ~1
     single_feature: dict[str, float] = {}
