@@ -1,0 +1,223 @@
+"""One ECS service: read it, revise its task definition, roll it over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from trilho.deploy.explain import MissingError, explained
+from trilho.deploy.revision import Model, Revision
+from trilho.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from botocore.model import Shape
+    from mypy_boto3_ecs.client import ECSClient
+
+Progress = Callable[[str], None]
+"""Takes one line of progress."""
+
+
+class Service:
+    """The ECS service that runs the model.
+
+    Parameters
+    ----------
+    cluster, name
+        The service and its cluster, by name.
+    container
+        The container that serves; needed where the task definition has several.
+    client
+        A boto3 ECS client; one with adaptive retries is made when left out.
+    """
+
+    def __init__(
+        self,
+        cluster: str,
+        name: str,
+        container: str | None = None,
+        client: ECSClient | None = None,
+    ) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.container = container
+        self.client = client or connect()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the service as ECS describes it now.
+
+        Raises
+        ------
+        UsageError
+            Cluster or service does not exist, or is not one that can be deployed to.
+        """
+        try:
+            with explained():
+                found = self.client.describe_services(cluster=self.cluster, services=[self.name])
+        except MissingError:
+            raise UsageError(
+                f"ECS cluster '{self.cluster}' does not exist{self._others('cluster')}",
+                hint="Set deploy.cluster in pipeline.yaml, or AWS_REGION.",
+            ) from None
+        service = next((s for s in found["services"] if s.get("status") == "ACTIVE"), None)
+        if service is None:
+            raise UsageError(
+                f"ECS cluster '{self.cluster}' has no service '{self.name}'"
+                f"{self._others('service')}",
+                hint="Set deploy.service in pipeline.yaml, or create the service first.",
+            )
+        return dict(service)
+
+    def check(self, service: dict[str, Any]) -> None:
+        """Refuse a service that a rolling deployment cannot succeed on.
+
+        Raises
+        ------
+        UsageError
+            Saying which setting of the service is in the way.
+        """
+        where = f"ECS service '{self.cluster}/{self.name}'"
+        controller = service.get("deploymentController", {}).get("type", "ECS")
+        if controller != "ECS":
+            raise UsageError(
+                f"{where} is deployed by {controller}, not by ECS itself.",
+                hint="Create the service with the deployment controller ECS.",
+            )
+        if service["desiredCount"] == 0:
+            raise UsageError(
+                f"{where} has a desired count of 0: nothing would run, so nothing can be tested.",
+                hint=f"Run `aws ecs update-service --cluster {self.cluster} "
+                f"--service {self.name} --desired-count 1`.",
+            )
+
+    def revision(self, arn: str) -> Revision:
+        """Return a task definition as it can be registered again, tags included."""
+        with explained():
+            found: dict[str, Any] = dict(
+                self.client.describe_task_definition(taskDefinition=arn, include=["TAGS"])
+            )
+        # Copied by ECS's own list of what can be registered: nothing is lost that we never
+        # heard of, and nothing is sent that only a description has (revision, status, ...).
+        members = self._members("RegisterTaskDefinition")
+        definition = {
+            key: value
+            for key, value in found["taskDefinition"].items()
+            if key in members and value not in (None, "")
+        }
+        # AWS sets tags of its own (CloudFormation's, for one) and takes them from nobody else
+        tags = [t for t in found.get("tags", []) if not t["key"].lower().startswith("aws:")]
+        if tags:
+            definition["tags"] = tags
+        return Revision(
+            arn=found["taskDefinition"]["taskDefinitionArn"],
+            definition=definition,
+            container=self._serving(definition),
+        )
+
+    def find(self, family: str, digest: str, look_back: int = 20) -> Revision | None:
+        """Return the latest revision of the family that serves the digest, if one is recent."""
+        with explained():
+            arns = self.client.list_task_definitions(
+                familyPrefix=family, status="ACTIVE", sort="DESC", maxResults=look_back
+            )["taskDefinitionArns"]
+        for arn in arns:
+            if arn.rsplit("/", 1)[-1].rsplit(":", 1)[0] == family:  # it is a prefix, to ECS
+                revision = self.revision(arn)
+                if revision.digest == digest:
+                    return revision
+        return None
+
+    def register(self, revision: Revision, model: Model, image: str | None = None) -> Revision:
+        """Register a revision that differs in the model's values only (and the image, if given)."""
+        with explained():
+            made = self.client.register_task_definition(**revision.revised(model, image))
+        return self.revision(made["taskDefinition"]["taskDefinitionArn"])
+
+    def update(self, arn: str, service: dict[str, Any]) -> None:
+        """Start a deployment of a task definition, with the circuit breaker's rollback on.
+
+        Parameters
+        ----------
+        arn
+            The task definition.
+        service
+            The service as described; its deployment settings are kept.
+        """
+        known = self._members("UpdateService")["deploymentConfiguration"]
+        settings = {
+            key: value
+            for key, value in service.get("deploymentConfiguration", {}).items()
+            if key in getattr(known, "members", {})
+        }
+        breaker = settings.get("deploymentCircuitBreaker", {}) | {"enable": True, "rollback": True}
+        with explained():
+            self.client.update_service(
+                cluster=self.cluster,
+                service=self.name,
+                taskDefinition=arn,
+                deploymentConfiguration=settings | {"deploymentCircuitBreaker": breaker},  # type: ignore[arg-type]
+            )
+
+    def _serving(self, definition: dict[str, Any]) -> str:
+        names = [c["name"] for c in definition["containerDefinitions"]]
+        if self.container is None and len(names) == 1:
+            return str(names[0])
+        if self.container in names:
+            return str(self.container)
+        listed = ", ".join(names)
+        if self.container is None:
+            raise UsageError(
+                f"The task definition of '{self.cluster}/{self.name}' has several containers: "
+                f"{listed}.",
+                hint="Set deploy.container in pipeline.yaml to the one that serves the model.",
+            )
+        raise UsageError(
+            f"The task definition of '{self.cluster}/{self.name}' has no container "
+            f"'{self.container}'{nearest(self.container, names)}; it has {listed}.",
+            hint="Set deploy.container in pipeline.yaml.",
+        )
+
+    def _members(self, operation: str) -> dict[str, Shape]:
+        shape = self.client.meta.service_model.operation_model(operation).input_shape
+        return dict(getattr(shape, "members", {}))
+
+    def _others(self, kind: str) -> str:
+        """Name what exists instead, where that may be listed."""
+        try:
+            if kind == "cluster":
+                arns = self.client.list_clusters()["clusterArns"]
+            else:
+                arns = self.client.list_services(cluster=self.cluster, maxResults=100)[
+                    "serviceArns"
+                ]
+        except (ClientError, BotoCoreError):
+            return "."
+        names = sorted(arn.rsplit("/", 1)[-1] for arn in arns)
+        if not names:
+            return f"; there is no {kind} at all in {self.client.meta.region_name}."
+        wanted = self.cluster if kind == "cluster" else self.name
+        return f"; there is {', '.join(names)}{nearest(wanted, names)}" + (
+            "" if nearest(wanted, names) else "."
+        )
+
+
+def connect() -> ECSClient:
+    """Return an ECS client that slows down when it is throttled.
+
+    Raises
+    ------
+    UsageError
+        No region, or a profile that does not exist.
+    """
+    with explained():
+        return boto3.client(
+            "ecs",
+            config=Config(
+                retries={"mode": "adaptive", "max_attempts": 8},
+                connect_timeout=10,
+                read_timeout=30,
+            ),
+        )
