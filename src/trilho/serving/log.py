@@ -1,0 +1,31 @@
+"""The service's log: one JSON object per line on stderr, for people and collectors alike."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+import msgspec
+
+
+def event(name: str, **fields: object) -> None:
+    """Write one line; it never holds anything that a client submitted, except the request id."""
+    now = time.time()
+    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+    line = msgspec.json.encode({"time": at, "event": name, **fields}, enc_hook=str)
+    sys.stderr.write(line.decode() + "\n")
+    sys.stderr.flush()
+
+
+class Handler(logging.Handler):
+    """Turns what libraries log into such lines, without tracebacks: they may quote data."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = record.exc_info[0] if record.exc_info else None
+        error = {} if kind is None else {"error": kind.__name__}
+        event("log", level=record.levelname, message=record.getMessage(), **error)
+
+
+def capture_libraries() -> None:
+    logging.basicConfig(level=logging.WARNING, handlers=[Handler()], force=True)

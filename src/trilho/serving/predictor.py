@@ -1,0 +1,203 @@
+"""The model as the service holds it: from a request's body to the answer's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from trilho import bundle
+from trilho.bundle import Golden, Manifest, Signature
+from trilho.errors import DataError, IntegrityError, UsageError
+from trilho.serving.decode import Array, BadInputError, Decoder
+
+Label = str | int | float | bool
+
+
+class Model(Protocol):
+    """Anything that turns columns into scores: (n,), or (n, classes) for multiclass."""
+
+    def predict(self, columns: dict[str, Array]) -> Array: ...
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """Which model answered."""
+
+    name: str
+    version: str | None
+    digest: str
+
+
+class Answer(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What `/invocations` answers, with one entry for each record.
+
+    `predictions` are the golden rows' `expected`: the probability of the positive class, a list of
+    probabilities in the order of the classes, or the value. A score that is no number is null.
+    """
+
+    predictions: list[Any]
+    decisions: list[Label | None] | None = None  # the decided classes; absent for a regression
+    model: Identity
+
+
+class Card(Struct, frozen=True, kw_only=True):
+    """What `/model` tells of the model."""
+
+    name: str
+    version: str | None
+    digest: str
+    task: str
+    serving: str
+    target: str
+    classes: list[Label] | None
+    positive: Label | None
+    threshold: float | None
+    metrics: dict[str, float | None]
+    environment: dict[str, str]
+    columns: list[bundle.Column]
+
+
+class Predictor:
+    """A loaded model with its signature; `answer` is all of the hot path."""
+
+    def __init__(
+        self,
+        model: Model,
+        signature: Signature,
+        manifest: Manifest,
+        digest: str,
+        version: str | None,
+    ) -> None:
+        self.model = model
+        self.manifest = manifest
+        self.identity = Identity(name=manifest.name, version=version, digest=digest)
+        self.card = msgspec.json.encode(
+            Card(
+                name=manifest.name,
+                version=version,
+                digest=digest,
+                task=manifest.task,
+                serving=manifest.serving,
+                target=signature.target,
+                classes=signature.classes,
+                positive=signature.positive,
+                threshold=signature.threshold,
+                metrics=manifest.metrics,
+                environment=manifest.environment,
+                columns=signature.columns,
+            )
+        )
+        self._decoder = Decoder(signature)
+        self._decide = _decider(signature)
+        self._encode = msgspec.json.Encoder().encode
+
+    def answer(self, body: bytes) -> bytes:
+        """Return the answer's JSON for a request's body.
+
+        Raises
+        ------
+        BadInputError
+            The body is not what the signature asks for.
+        """
+        try:
+            scores = self.model.predict(self._decoder.read(body))
+        except IntegrityError:
+            raise
+        except DataError as error:  # such as a category that the model was told to refuse
+            raise BadInputError(error.message) from None
+        return self._encode(
+            Answer(predictions=scores.tolist(), decisions=self._decide(scores), model=self.identity)
+        )
+
+    def check(self, golden: Golden) -> float:
+        """Repeat the golden rows and return the largest difference.
+
+        Raises
+        ------
+        IntegrityError
+            This environment computes other numbers than the one that trained the model.
+        """
+        if not golden.rows:
+            return 0.0
+        try:
+            scores = self.model.predict(self._decoder.read(msgspec.json.encode(golden.rows)))
+        except BadInputError as error:
+            raise IntegrityError(
+                f"Golden row {error.row} does not fit the signature: {error.message} "
+                f"(field {error.field})."
+            ) from None
+        expected = np.array(golden.expected, dtype=np.float64)
+        if scores.shape != expected.shape:
+            raise IntegrityError(
+                f"The golden rows give scores of shape {scores.shape}, expected {expected.shape}."
+            )
+        difference = np.abs(scores - expected)
+        wrong = np.argwhere(~(difference <= golden.tolerance))  # NaN is wrong, too
+        if len(wrong):
+            place = tuple(wrong[0].tolist())
+            made = self.manifest.environment
+            raise IntegrityError(
+                f"Golden row {place[0]} gives {scores[place]}, expected {expected[place]} within "
+                f"{golden.tolerance}: this environment is not the one the model was proven in.",
+                hint="Serve with these versions: "
+                + ", ".join(f"{name} {version}" for name, version in sorted(made.items())),
+            )
+        return float(difference.max())
+
+
+def load(folder: Path, manifest: Manifest, digest: str, version: str | None) -> Predictor:
+    """Load the verified bundle in `folder` and repeat its golden rows.
+
+    Raises
+    ------
+    UsageError
+        The bundle is served by scikit-learn, which is not installed here.
+    IntegrityError
+        A golden row comes out differently.
+    """
+    signature = bundle.read_signature(folder)
+    model: Model
+    if manifest.serving == "compiled":
+        from trilho import compiled
+
+        model = compiled.load(folder)
+    else:
+        try:
+            from trilho.serving.archive import Archive
+        except ImportError as error:
+            raise UsageError(
+                f"Model {manifest.name} is served by scikit-learn "
+                f"({manifest.serving_reason or 'it could not be compiled'}), and {error.name} is "
+                "not installed here.",
+                hint="Use the larger image: docker build --target sklearn .",
+            ) from None
+        model = Archive(folder / "model.joblib", signature)
+    predictor = Predictor(model, signature, manifest, digest, version)
+    predictor.check(bundle.read_golden(folder))
+    return predictor
+
+
+def _decider(signature: Signature) -> Callable[[Array], list[Label | None] | None]:
+    """Return what turns scores into classes; a score that is no number decides nothing."""
+    classes = signature.classes or []
+
+    def multiclass(scores: Array) -> list[Label | None]:
+        sound: list[bool] = np.all(np.isfinite(scores), axis=1).tolist()
+        best = scores.argmax(axis=1).tolist()
+        return [classes[i] if ok else None for i, ok in zip(best, sound, strict=True)]
+
+    positive = signature.positive
+    negative = next((label for label in classes if label != positive), None)
+    threshold = 0.5 if signature.threshold is None else signature.threshold
+
+    def binary(scores: Array) -> list[Label | None]:
+        return [
+            positive if p >= threshold else negative if p < threshold else None
+            for p in scores.tolist()
+        ]
+
+    return {"binary": binary, "multiclass": multiclass}.get(signature.task, lambda _: None)
