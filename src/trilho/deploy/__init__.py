@@ -1,0 +1,1 @@
+"""Deploy to ECS: roll over, watch, smoke-test, and go back when any of it fails."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from trilho.deploy.explain import MissingError, explained
 from trilho.deploy.revision import Model, Revision
 from trilho.errors import UsageError, nearest
+from trilho.storage.aws import explained
 
 if TYPE_CHECKING:
     from botocore.model import Shape
@@ -54,14 +55,14 @@ class Service:
         UsageError
             Cluster or service does not exist, or is not one that can be deployed to.
         """
-        try:
-            with explained():
+        with self._explained("DescribeServices"):
+            try:
                 found = self.client.describe_services(cluster=self.cluster, services=[self.name])
-        except MissingError:
-            raise UsageError(
-                f"ECS cluster '{self.cluster}' does not exist{self._others('cluster')}",
-                hint="Set deploy.cluster in pipeline.yaml, or AWS_REGION.",
-            ) from None
+            except self.client.exceptions.ClusterNotFoundException:
+                raise UsageError(
+                    f"ECS cluster '{self.cluster}' does not exist{self._others('cluster')}",
+                    hint="Set deploy.cluster in pipeline.yaml, or AWS_REGION.",
+                ) from None
         service = next((s for s in found["services"] if s.get("status") == "ACTIVE"), None)
         if service is None:
             raise UsageError(
@@ -95,7 +96,7 @@ class Service:
 
     def revision(self, arn: str) -> Revision:
         """Return a task definition as it can be registered again, tags included."""
-        with explained():
+        with self._explained("DescribeTaskDefinition"):
             found: dict[str, Any] = dict(
                 self.client.describe_task_definition(taskDefinition=arn, include=["TAGS"])
             )
@@ -119,7 +120,7 @@ class Service:
 
     def find(self, family: str, digest: str, look_back: int = 20) -> Revision | None:
         """Return the latest revision of the family that serves the digest, if one is recent."""
-        with explained():
+        with self._explained("ListTaskDefinitions"):
             arns = self.client.list_task_definitions(
                 familyPrefix=family, status="ACTIVE", sort="DESC", maxResults=look_back
             )["taskDefinitionArns"]
@@ -132,7 +133,7 @@ class Service:
 
     def register(self, revision: Revision, model: Model, image: str | None = None) -> Revision:
         """Register a revision that differs in the model's values only (and the image, if given)."""
-        with explained():
+        with self._explained("RegisterTaskDefinition"):
             made = self.client.register_task_definition(**revision.revised(model, image))
         return self.revision(made["taskDefinition"]["taskDefinitionArn"])
 
@@ -153,13 +154,19 @@ class Service:
             if key in getattr(known, "members", {})
         }
         breaker = settings.get("deploymentCircuitBreaker", {}) | {"enable": True, "rollback": True}
-        with explained():
+        with self._explained("UpdateService"):
             self.client.update_service(
                 cluster=self.cluster,
                 service=self.name,
                 taskDefinition=arn,
+                forceNewDeployment=True,  # even where a killed run left this very revision failed
                 deploymentConfiguration=settings | {"deploymentCircuitBreaker": breaker},  # type: ignore[arg-type]
             )
+
+    def _explained(self, operation: str) -> AbstractContextManager[None]:
+        return explained(
+            f"{operation} for the ECS service {self.cluster}/{self.name}", needs=f"ecs:{operation}"
+        )
 
     def _serving(self, definition: dict[str, Any]) -> str:
         names = [c["name"] for c in definition["containerDefinitions"]]
@@ -212,7 +219,7 @@ def connect() -> ECSClient:
     UsageError
         No region, or a profile that does not exist.
     """
-    with explained():
+    with explained("prepare the AWS client for ecs"):
         return boto3.client(
             "ecs",
             config=Config(

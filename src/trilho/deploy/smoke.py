@@ -102,26 +102,27 @@ def smoke(
         # all rows at once, then one by one: services may take another way for many rows
         answers = _predict(pool, base, golden.rows, digest)
         largest = _compare(answers, golden.expected, golden.tolerance, base)
-        milliseconds = []
+        milliseconds: list[float] = []
         for row, expected in zip(golden.rows, golden.expected, strict=True):
             begun = time.perf_counter()
             answer = _predict(pool, base, [row], digest)
             milliseconds.append((time.perf_counter() - begun) * 1000)
             largest = max(largest, _compare(answer, [expected], golden.tolerance, base))
-    median = statistics.median(milliseconds)
-    if median > max_milliseconds:
-        raise SmokeError(
-            f"{base} is too slow: half of {len(golden.rows)} one-row requests took more than "
-            f"{median:.0f} ms, at most {max_milliseconds:.0f} ms are allowed.",
-            hint="Give the task more CPU, or raise deploy.smoke_max_milliseconds.",
-        )
+            slow = sum(m > max_milliseconds for m in milliseconds)
+            if slow > len(golden.rows) / 2:  # the median is settled, whatever the others take
+                raise SmokeError(
+                    f"{base} is too slow: {slow} of {len(golden.rows)} one-row requests took more "
+                    f"than {max_milliseconds:g} ms, the fastest of them "
+                    f"{min(m for m in milliseconds if m > max_milliseconds):.0f} ms.",
+                    hint="Give the task more CPU, or raise deploy.smoke_max_milliseconds.",
+                )
     return SmokeResult(
         url=base,
         digest=digest,
         rows=len(golden.rows),
         largest_difference=largest,
         tolerance=golden.tolerance,
-        median_milliseconds=median,
+        median_milliseconds=statistics.median(milliseconds),
         slowest_milliseconds=max(milliseconds),
         waited_seconds=waited,
     )
@@ -206,10 +207,10 @@ def _predict(
 def _compare(answers: list[Any], expected: list[Any], tolerance: float, base: str) -> float:
     """Return the largest difference; raise when one is above the tolerance."""
     largest = 0.0
-    for row, (answer, wanted) in enumerate(zip(answers, expected, strict=True)):
+    for row, (record, wanted) in enumerate(zip(answers, expected, strict=True)):
+        answer = _score(record)
         difference = _difference(answer, wanted)
-        # written so that NaN is refused, too
-        if not difference <= tolerance:
+        if difference > tolerance:
             raise SmokeError(
                 f"{base} answers wrong numbers: golden row {row} gives {answer!r}, "
                 f"expected {wanted!r} within {tolerance:g}.",
@@ -219,6 +220,14 @@ def _compare(answers: list[Any], expected: list[Any], tolerance: float, base: st
     return largest
 
 
+def _score(record: Any) -> Any:
+    """The score in a record of the answer, by the name that its task gives it."""
+    for name in ("probability", "probabilities", "prediction"):
+        if isinstance(record, dict) and name in record:
+            return record[name]
+    return record
+
+
 def _difference(answer: Any, wanted: Any) -> float:
     if isinstance(wanted, list):
         if not isinstance(answer, list) or len(answer) != len(wanted):
@@ -226,7 +235,8 @@ def _difference(answer: Any, wanted: Any) -> float:
         return max((_difference(a, w) for a, w in zip(answer, wanted, strict=True)), default=0.0)
     if isinstance(answer, bool) or not isinstance(answer, int | float):
         return math.inf
-    return abs(float(answer) - float(wanted))
+    difference = abs(float(answer) - float(wanted))
+    return math.inf if math.isnan(difference) else difference
 
 
 def _json(answer: urllib3.BaseHTTPResponse) -> dict[str, Any]:

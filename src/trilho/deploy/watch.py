@@ -95,6 +95,14 @@ def watch(
         ) from None
 
 
+def given_up(service: dict[str, Any]) -> bool:
+    """Whether ECS stopped trying to start the revision that the service names."""
+    return any(
+        d["status"] == "PRIMARY" and d.get("rolloutState") == "FAILED"
+        for d in service.get("deployments", [])
+    )
+
+
 def _check(ecs: Service, service: dict[str, Any], arn: str, before: str | None) -> None:
     """Raise when the deployment of `arn` failed or is not the service's deployment any more."""
     name = arn.rsplit("/", 1)[-1]
