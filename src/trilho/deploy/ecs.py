@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -220,8 +221,9 @@ def connect() -> ECSClient:
         No region, or a profile that does not exist.
     """
     with explained("prepare the AWS client for ecs"):
-        return boto3.client(
+        return boto3.session.Session().client(
             "ecs",
+            region_name=os.environ.get("AWS_REGION"),  # boto3 knows AWS_DEFAULT_REGION only
             config=Config(
                 retries={"mode": "adaptive", "max_attempts": 8},
                 connect_timeout=10,

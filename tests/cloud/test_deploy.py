@@ -1,0 +1,719 @@
+"""Deployments to ECS as MiniStack plays it: what is promised when they go well, and when not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.stub import Stubber
+from ecs_service import CLUSTER, SERVICE, Answers, answering, publish
+
+from trilho.bundle import Golden
+from trilho.config import Deploy
+from trilho.demo import ministack
+from trilho.deploy import ecs as ecs_module
+from trilho.deploy.ecs import Service
+from trilho.deploy.revision import MODEL_DIGEST, MODEL_URI, MODEL_VERSION, Model
+from trilho.deploy.rollback import rollback
+from trilho.deploy.rollout import CHAMPION, Deployment, deploy
+from trilho.deploy.smoke import SmokeError, smoke
+from trilho.deploy.watch import SupersededError
+from trilho.errors import DeploymentError, IntegrityError, TrilhoError, UnavailableError, UsageError
+from trilho.registry import QuarantinedError, Registry, Source, open_registry
+
+BY = Source(actor="tester")
+PLAIN = {
+    "name": "model",
+    "image": "registry.example/serve:1",
+    "memory": 512,
+    "environment": [{"name": "LOG", "value": "info"}],
+}
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("aws")
+    running = ministack.start(folder, environment={"DOCKER_HOST": f"unix://{folder}/none"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_PROFILE", raising=False)
+        for name, value in running.environment().items():
+            patch.setenv(name, value)
+        yield boto3.client("ecs")
+    running.stop()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return open_registry(str(tmp_path / "registry"))
+
+
+@pytest.fixture
+def cluster(aws: Any) -> Any:
+    """A cluster with a service of two tasks that serve no model yet."""
+    aws.create_cluster(clusterName=CLUSTER)
+    definition = register(aws, PLAIN)
+    aws.create_service(
+        cluster=CLUSTER,
+        serviceName=SERVICE,
+        taskDefinition=definition,
+        desiredCount=2,
+        deploymentConfiguration={
+            "maximumPercent": 150,
+            "minimumHealthyPercent": 50,
+            "alarms": {"alarmNames": ["p99"], "enable": True, "rollback": True},
+        },
+    )
+    yield aws
+    aws.delete_service(cluster=CLUSTER, service=SERVICE, force=True)
+
+
+@pytest.fixture
+def answers(registry: Registry, cluster: Any) -> Any:
+    with answering(registry) as running:
+        yield running
+
+
+def register(aws: Any, *containers: dict[str, Any], **more: Any) -> str:
+    made = aws.register_task_definition(
+        family="credit", containerDefinitions=list(containers), **more
+    )
+    return str(made["taskDefinition"]["taskDefinitionArn"])
+
+
+def described(aws: Any) -> dict[str, Any]:
+    return dict(aws.describe_services(cluster=CLUSTER, services=[SERVICE])["services"][0])
+
+
+def served(aws: Any) -> dict[str, str]:
+    """The environment that the service's tasks are given."""
+    found = aws.describe_task_definition(taskDefinition=described(aws)["taskDefinition"])
+    container = found["taskDefinition"]["containerDefinitions"][0]
+    return {e["name"]: e["value"] for e in container["environment"]}
+
+
+def ship(registry: Registry, version: int, url: str, **more: Any) -> Deployment:
+    settings = {"timeout_minutes": 0.1, "smoke_timeout_seconds": 1.5, "smoke_max_milliseconds": 500}
+    names = {"cluster": CLUSTER, "service": SERVICE, "url": url}
+    given = {key: more.pop(key) for key in list(more) if key in Deploy.model_fields}
+    return deploy(
+        registry,
+        version,
+        Deploy(**(names | settings | given)),
+        registry_url=registry.store.url,
+        source=BY,
+        poll=0.05,
+        **more,
+    )
+
+
+def back(registry: Registry, url: str, **more: Any) -> Deployment:
+    return rollback(
+        registry,
+        Deploy(cluster=CLUSTER, service=SERVICE, url=url, smoke_timeout_seconds=1.5),
+        registry_url=registry.store.url,
+        reason="customers complain",
+        source=BY,
+        poll=0.05,
+        **more,
+    )
+
+
+# --- a deployment that goes well ---
+
+
+def test_a_version_goes_live_and_becomes_champion_last(
+    cluster: Any, registry: Registry, answers: Answers, tmp_path: Path
+) -> None:
+    version = publish(registry, tmp_path / "1", 0.3)
+    before = described(cluster)["taskDefinition"]
+    lines: list[str] = []
+
+    done = ship(registry, 1, answers.url, progress=lines.append)
+
+    environment = served(cluster)
+    assert environment == {
+        "LOG": "info",
+        MODEL_URI: registry.store.url,
+        MODEL_DIGEST: version.digest,
+        MODEL_VERSION: "1",
+    }
+    service = described(cluster)
+    assert service["runningCount"] == 2
+    assert service["deploymentConfiguration"] == {
+        "maximumPercent": 150,
+        "minimumHealthyPercent": 50,
+        "alarms": {"alarmNames": ["p99"], "enable": True, "rollback": True},
+        "deploymentCircuitBreaker": {"enable": True, "rollback": True},
+    }
+    alias = registry.alias(CHAMPION)
+    assert alias is not None
+    assert (alias.version, alias.digest) == (1, version.digest)
+    assert (done.changed, done.promoted) == (True, True)
+    assert (done.before.task_definition, done.before.version) == (before, None)
+    assert (done.after.digest, done.after.version) == (version.digest, 1)
+    assert done.smoke.rows == 5
+    assert done.events == lines
+    assert any("2 of 2 tasks run" in line for line in lines)
+    assert lines[-1] == "champion is version 1"
+
+
+def test_the_same_again_changes_nothing(
+    cluster: Any, registry: Registry, answers: Answers, tmp_path: Path
+) -> None:
+    publish(registry, tmp_path / "1", 0.3)
+    ship(registry, 1, answers.url)
+    revision, history = described(cluster)["taskDefinition"], registry.history()
+
+    again = ship(registry, 1, answers.url)
+
+    assert (again.changed, again.promoted) == (False, False)
+    assert described(cluster)["taskDefinition"] == revision
+    assert registry.history() == history
+
+
+def test_a_rerun_finishes_what_a_killed_run_began(
+    cluster: Any,
+    registry: Registry,
+    answers: Answers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish(registry, tmp_path / "1", 0.3)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    for step in ("update", "register"):  # killed before the call
+        with monkeypatch.context() as patch:
+            patch.setattr(Service, step, killed)
+            with pytest.raises(Killed):
+                ship(registry, 1, answers.url)
+        assert MODEL_DIGEST not in served(cluster)
+    for step in ("trilho.deploy.rollout.watch", "trilho.deploy.rollout.smoke"):
+        with monkeypatch.context() as patch:
+            patch.setattr(step, killed)
+            with pytest.raises(Killed):
+                ship(registry, 1, answers.url)
+        assert registry.alias(CHAMPION) is None
+    revision = described(cluster)["taskDefinition"]
+
+    done = ship(registry, 1, answers.url)
+
+    assert described(cluster)["taskDefinition"] == revision
+    assert (done.changed, done.promoted) == (False, True)
+
+
+def test_another_image_is_a_change(
+    cluster: Any, registry: Registry, answers: Answers, tmp_path: Path
+) -> None:
+    publish(registry, tmp_path / "1", 0.3)
+    ship(registry, 1, answers.url)
+    assert ship(registry, 1, answers.url, image="registry.example/serve:2").changed
+    found = cluster.describe_task_definition(taskDefinition=described(cluster)["taskDefinition"])
+    assert found["taskDefinition"]["containerDefinitions"][0]["image"] == "registry.example/serve:2"
+
+
+# --- nothing of a task definition is lost ---
+
+
+def test_a_rich_task_definition_keeps_all_but_the_model(aws: Any) -> None:
+    sidecar = {
+        "name": "telemetry",
+        "image": "registry.example/otel:3",
+        "essential": False,
+        "environment": [{"name": MODEL_DIGEST, "value": "not this one"}],
+        "memoryReservation": 64,
+    }
+    model = PLAIN | {
+        "secrets": [{"name": "API_KEY", "valueFrom": "arn:aws:ssm:us-east-1:1:parameter/key"}],
+        "mountPoints": [{"sourceVolume": "scratch", "containerPath": "/tmp", "readOnly": False}],
+        "dependsOn": [{"containerName": "telemetry", "condition": "START"}],
+        "linuxParameters": {"initProcessEnabled": True},
+        "readonlyRootFilesystem": True,
+        "healthCheck": {"command": ["CMD", "true"], "interval": 10},
+        "logConfiguration": {"logDriver": "awslogs", "options": {"awslogs-group": "/ecs/x"}},
+        "stopTimeout": 30,
+    }
+    arn = register(
+        aws,
+        model,
+        sidecar,
+        taskRoleArn="arn:aws:iam::000000000000:role/task",
+        executionRoleArn="arn:aws:iam::000000000000:role/start",
+        networkMode="awsvpc",
+        requiresCompatibilities=["FARGATE"],
+        cpu="512",
+        memory="1024",
+        volumes=[{"name": "scratch", "host": {}}],
+        runtimePlatform={"cpuArchitecture": "ARM64", "operatingSystemFamily": "LINUX"},
+        ephemeralStorage={"sizeInGiB": 30},
+        proxyConfiguration={"type": "APPMESH", "containerName": "telemetry", "properties": []},
+        tags=[{"key": "team", "value": "risk"}],
+    )
+    service = Service("models", "credit", "model")
+    made = service.register(
+        service.revision(arn), Model(uri="s3://b/r", digest="sha256:aa", version=7), "new:1"
+    )
+
+    old = aws.describe_task_definition(taskDefinition=arn, include=["TAGS"])
+    new = aws.describe_task_definition(taskDefinition=made.arn, include=["TAGS"])
+    assert new["tags"] == old["tags"] == [{"key": "team", "value": "risk"}]
+    varies = {"taskDefinitionArn", "revision", "registeredAt"}
+    before = {k: v for k, v in old["taskDefinition"].items() if k not in varies}
+    after = {k: v for k, v in new["taskDefinition"].items() if k not in varies}
+    before["containerDefinitions"][0]["image"] = "new:1"
+    before["containerDefinitions"][0]["environment"] += [
+        {"name": MODEL_URI, "value": "s3://b/r"},
+        {"name": MODEL_DIGEST, "value": "sha256:aa"},
+        {"name": MODEL_VERSION, "value": "7"},
+    ]
+    assert after == before
+
+
+def test_every_field_that_ecs_can_register_is_copied() -> None:
+    """By ECS's own model: a value for each field that exists, none for those only described."""
+    client = boto3.client(
+        "ecs", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
+    )
+    shape = client.meta.service_model.shape_for("TaskDefinition")
+    registrable = client.meta.service_model.operation_model("RegisterTaskDefinition").input_shape
+    description = {
+        name: sample(member) for name, member in shape.members.items() if name != "revision"
+    } | {"taskDefinitionArn": "arn:aws:ecs:us-east-1:1:task-definition/f:3", "family": "f"}
+    tags = [{"key": "team", "value": "risk"}, {"key": "aws:cloudformation:stack", "value": "s"}]
+    with Stubber(client) as stub:
+        stub.add_response(
+            "describe_task_definition",
+            {"taskDefinition": description, "tags": tags},
+            {"taskDefinition": "f:3", "include": ["TAGS"]},
+        )
+        revision = Service("c", "s", client=client).revision("f:3")
+    again = revision.revised(Model(uri="u", digest="d", version=1), None)
+    assert set(again) == set(registrable.members)
+    assert again["tags"] == tags[:1]
+    changed = {"environment"}
+    old, new = description["containerDefinitions"][0], again["containerDefinitions"][0]
+    assert {k: v for k, v in new.items() if k not in changed} == {
+        k: v for k, v in old.items() if k not in changed
+    }
+    others = set(registrable.members) - {"containerDefinitions", "tags"}
+    assert {k: again[k] for k in others} == {k: description[k] for k in others}
+
+
+def sample(shape: Any, depth: int = 0) -> Any:
+    """Some value of a botocore shape with every member present."""
+    match shape.type_name:
+        case "structure":
+            return {name: sample(member, depth + 1) for name, member in shape.members.items()}
+        case "list":
+            return [sample(shape.member, depth + 1)]
+        case "map":
+            return {"key": sample(shape.value, depth + 1)}
+        case "integer" | "long" | "double" | "float":
+            return 7
+        case "boolean":
+            return True
+        case "timestamp":
+            return "2026-01-01"
+        case _:
+            return (getattr(shape, "enum", None) or ["text"])[0]
+
+
+def test_a_model_value_that_comes_from_a_secret_is_refused(aws: Any) -> None:
+    arn = register(aws, PLAIN | {"secrets": [{"name": MODEL_DIGEST, "valueFrom": "arn:aws:ssm:x"}]})
+    revision = Service("models", "credit").revision(arn)
+    with pytest.raises(UsageError, match="takes TRILHO_MODEL_DIGEST from a secret"):
+        revision.revised(Model(uri="u", digest="d", version=1), None)
+
+
+# --- deployments that fail: the revision before, the alias where it was, the reason first ---
+
+
+@pytest.fixture
+def second(cluster: Any, registry: Registry, answers: Answers, tmp_path: Path) -> Any:
+    """Version 1 serves; version 2 is published, and whatever is wrong is wrong with it only."""
+    publish(registry, tmp_path / "1", 0.3)
+    ship(registry, 1, answers.url)
+    answers.bad = publish(registry, tmp_path / "2", 0.6).digest
+    return described(cluster)["taskDefinition"]
+
+
+def assert_version_1_serves(cluster: Any, registry: Registry, revision: str) -> None:
+    service = described(cluster)
+    assert service["taskDefinition"] == revision
+    assert service["runningCount"] == 2
+    alias = registry.alias(CHAMPION)
+    assert alias is not None
+    assert alias.version == 1
+
+
+FAULTS: list[tuple[str, dict[str, Any], str]] = [
+    ("500", {"status": 500}, "/invocations answers 500: .*the model broke"),
+    ("wrong numbers", {"offset": 1e-6}, "answers wrong numbers: golden row 0 gives 0.600001"),
+    ("not a number", {"offset": float("nan")}, "answers wrong numbers: golden row 0 gives nan"),
+    ("slow", {"delay": 0.06}, "is too slow: 3 of 5 one-row requests took more than 30 ms"),
+]
+
+
+@pytest.mark.parametrize(("fault", "reason"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
+def test_a_failed_smoke_test_brings_the_old_version_back(
+    fault: dict[str, Any],
+    reason: str,
+    second: str,
+    cluster: Any,
+    registry: Registry,
+    answers: Answers,
+) -> None:
+    for name, value in fault.items():
+        setattr(answers, name, value)
+    with pytest.raises(DeploymentError, match=reason) as caught:
+        ship(registry, 2, answers.url, smoke_max_milliseconds=30)
+    assert caught.value.exit_code == 6
+    name = second.rsplit("/", 1)[-1]
+    assert caught.value.message.endswith(f"{name} serves again. Version 2 is quarantined.")
+    assert_version_1_serves(cluster, registry, second)
+    with pytest.raises(QuarantinedError, match=r"answers|too slow"):
+        ship(registry, 2, answers.url)
+
+
+def test_a_service_that_goes_on_answering_with_the_old_model_fails(
+    second: str, cluster: Any, registry: Registry, answers: Answers
+) -> None:
+    answers.stuck_at = registry.version(1).digest
+    with pytest.raises(DeploymentError, match=r"does not serve sha256:.* it serves sha256:"):
+        ship(registry, 2, answers.url)
+    assert_version_1_serves(cluster, registry, second)
+    assert registry.quarantined(registry.version(2).digest)
+
+
+def test_an_address_where_nobody_answers_does_not_condemn_the_version(
+    second: str, cluster: Any, registry: Registry
+) -> None:
+    url = f"http://127.0.0.1:{ministack.free_port()}"
+    with pytest.raises(DeploymentError, match="Connection refused") as caught:
+        ship(registry, 2, url)
+    assert "deploy.url" in str(caught.value.hint)
+    assert_version_1_serves(cluster, registry, second)
+    assert registry.quarantined(registry.version(2).digest) is None
+
+
+class Breaker:
+    """What ECS's circuit breaker does to tasks that cannot start, played on MiniStack.
+
+    Without containers MiniStack's tasks cannot fail, so their failure is written into its answers.
+    """
+
+    def __init__(self, aws: Any, old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.aws, self.old = aws, old
+        self.rolls_back = True
+        self.other: str | None = None
+        connect = ecs_module.connect
+
+        def connected() -> Any:
+            client = connect()
+            client.meta.events.register("after-call.ecs.DescribeServices", self.fail)
+            return client
+
+        monkeypatch.setattr(ecs_module, "connect", connected)
+
+    def fail(self, parsed: dict[str, Any], **_: Any) -> None:
+        service = parsed["services"][0]
+        ours = next(d for d in service["deployments"] if d["status"] == "PRIMARY")
+        if ours["taskDefinition"] in (self.old, self.other):
+            return
+        ours |= {"rolloutState": "IN_PROGRESS", "runningCount": 0}
+        if self.other:
+            self.aws.update_service(cluster=CLUSTER, service=SERVICE, taskDefinition=self.other)
+            return
+        if not self.rolls_back:
+            return
+        ours |= {
+            "rolloutState": "FAILED",
+            "rolloutStateReason": "ECS deployment circuit breaker: tasks failed to start.",
+        }
+        self.aws.update_service(cluster=CLUSTER, service=SERVICE, taskDefinition=self.old)
+
+
+def test_tasks_that_crash_are_rolled_back_with_the_reason_of_ecs(
+    second: str,
+    cluster: Any,
+    registry: Registry,
+    answers: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Breaker(cluster, second, monkeypatch)
+    with pytest.raises(DeploymentError, match=r"^ECS gave credit:\d+ up: .*failed to start\."):
+        ship(registry, 2, answers.url)
+    assert_version_1_serves(cluster, registry, second)
+    assert registry.quarantined(registry.version(2).digest)
+
+
+def test_tasks_that_never_run_are_given_up_after_the_timeout(
+    second: str,
+    cluster: Any,
+    registry: Registry,
+    answers: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Breaker(cluster, second, monkeypatch).rolls_back = False
+    with pytest.raises(DeploymentError, match=r"does not run after 1 seconds: 0 of 2 tasks"):
+        ship(registry, 2, answers.url, timeout_minutes=0.015)
+    assert_version_1_serves(cluster, registry, second)
+
+
+def test_a_deployment_that_somebody_else_started_meanwhile_is_left_alone(
+    second: str,
+    cluster: Any,
+    registry: Registry,
+    answers: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = register(cluster, PLAIN)
+    Breaker(cluster, second, monkeypatch).other = other
+    with pytest.raises(SupersededError, match="Another deployment took the service over"):
+        ship(registry, 2, answers.url)
+    assert described(cluster)["taskDefinition"] == other
+    assert registry.quarantined(registry.version(2).digest) is None
+
+
+def test_an_alias_that_moved_meanwhile_is_not_overwritten(
+    second: str,
+    cluster: Any,
+    registry: Registry,
+    answers: Answers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish(registry, tmp_path / "3", 0.5)
+    answers.bad = "none"
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        registry.move_alias(CHAMPION, 3, expected=registry.alias(CHAMPION), source=BY)
+        return smoke(*arguments, **options)
+
+    monkeypatch.setattr("trilho.deploy.rollout.smoke", meanwhile)
+    with pytest.raises(DeploymentError, match="moved by somebody else"):
+        ship(registry, 2, answers.url)
+    alias = registry.alias(CHAMPION)
+    assert alias is not None
+    assert alias.version == 3
+    assert described(cluster)["taskDefinition"] == second
+    assert registry.quarantined(registry.version(2).digest) is None
+
+
+def test_a_failed_take_over_goes_back_to_what_served_the_champion(
+    second: str,
+    cluster: Any,
+    registry: Registry,
+    answers: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The run that knew the revision before was killed: it is found again."""
+    model = Model(uri=registry.store.url, digest=registry.version(2).digest, version=2)
+    service = Service(CLUSTER, SERVICE)
+    made = service.register(service.revision(second), model)
+    service.update(made.arn, service.describe())
+    answers.status = 500
+    with pytest.raises(DeploymentError, match="answers 500"):
+        ship(registry, 2, answers.url)
+    assert_version_1_serves(cluster, registry, second)
+
+
+def test_a_damaged_bundle_is_refused_before_anything_changes(
+    second: str, cluster: Any, registry: Registry, answers: Answers, tmp_path: Path
+) -> None:
+    digest = registry.version(2).digest
+    blob = registry.read_manifest(digest).files["golden.json"].sha256.removeprefix("sha256:")
+    path = next((tmp_path / "registry").rglob(blob))
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b"0.6", b"0.7"))
+    with pytest.raises(IntegrityError, match=r"golden.json was changed"):
+        ship(registry, 2, answers.url)
+    assert described(cluster)["taskDefinition"] == second
+
+
+# --- services that cannot be deployed to ---
+
+
+def test_what_cannot_be_deployed_to_is_named(
+    cluster: Any, registry: Registry, answers: Answers, tmp_path: Path
+) -> None:
+    publish(registry, tmp_path / "1", 0.3)
+    with pytest.raises(
+        UsageError, match=r"cluster 'modles' does not exist; .*did you mean 'models'"
+    ):
+        ship(registry, 1, answers.url, cluster="modles")
+    with pytest.raises(UsageError, match="no service 'credits'; there is credit; did you mean"):
+        ship(registry, 1, answers.url, service="credits")
+    with pytest.raises(UsageError, match="no container 'web'; it has model"):
+        ship(registry, 1, answers.url, container="web")
+    with pytest.raises(UsageError, match=r"deploy\.url is not set"):
+        ship(registry, 1, "")
+    with pytest.raises(UsageError, match="There is no version 9"):
+        ship(registry, 9, answers.url)
+    cluster.update_service(
+        cluster=CLUSTER,
+        service=SERVICE,
+        taskDefinition=register(cluster, PLAIN, PLAIN | {"name": "b"}),
+    )
+    with pytest.raises(UsageError, match="several containers: model, b") as caught:
+        ship(registry, 1, answers.url)
+    assert "deploy.container" in str(caught.value.hint)
+    ship(registry, 1, answers.url, container="model")
+    cluster.update_service(cluster=CLUSTER, service=SERVICE, desiredCount=0)
+    with pytest.raises(UsageError, match="desired count of 0"):
+        ship(registry, 1, answers.url, container="model")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind", "said"),
+    [
+        ("AccessDeniedException", 400, UsageError, "access denied"),
+        ("ExpiredTokenException", 400, UsageError, "expired"),
+        ("ThrottlingException", 400, UnavailableError, "retries included"),
+        ("ServerException", 500, UnavailableError, "retries included"),
+    ],
+)
+def test_aws_refusals_are_explained(
+    code: str, status: int, kind: type[TrilhoError], said: str
+) -> None:
+    client = boto3.client(
+        "ecs", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
+    )
+    with Stubber(client) as stub:
+        stub.add_client_error("describe_services", code, "no", status)
+        with pytest.raises(kind, match=said):
+            Service("c", "s", client=client).describe()
+
+
+def test_no_region_and_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(UsageError, match="region"):
+        Service("c", "s")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    with pytest.raises(UsageError, match="credentials"):
+        Service("c", "s").describe()
+
+
+# --- rollback ---
+
+
+@pytest.fixture
+def three(cluster: Any, registry: Registry, answers: Answers, tmp_path: Path) -> list[str]:
+    """Three versions went live one after the other; the task definitions that served them."""
+    revisions = []
+    for number in (1, 2, 3):
+        publish(registry, tmp_path / str(number), number / 5)
+        ship(registry, number, answers.url)
+        revisions.append(described(cluster)["taskDefinition"])
+    return revisions
+
+
+def test_rollback_goes_to_the_champion_before_and_quarantines_the_bad_one(
+    three: list[str], cluster: Any, registry: Registry, answers: Answers
+) -> None:
+    done = back(registry, answers.url)
+    assert (done.before.version, done.after.version) == (3, 2)
+    assert described(cluster)["taskDefinition"] == three[1]
+    alias = registry.alias(CHAMPION)
+    assert alias is not None
+    assert alias.version == 2
+    entry = registry.quarantined(registry.version(3).digest)
+    assert entry is not None
+    assert entry.reason == "customers complain"
+    # once more: not to version 3, which is bad, but further back
+    assert back(registry, answers.url).after.version == 1
+    with pytest.raises(UsageError, match="No version but 1"):
+        back(registry, answers.url)
+
+
+def test_rollback_to_a_named_version(
+    three: list[str], cluster: Any, registry: Registry, answers: Answers
+) -> None:
+    assert back(registry, answers.url, to=1).after.version == 1
+    assert described(cluster)["taskDefinition"] == three[0]
+    with pytest.raises(UsageError, match="Version 1 is the champion already"):
+        back(registry, answers.url, to=1)
+    with pytest.raises(QuarantinedError, match="Version 3"):
+        back(registry, answers.url, to=3)
+
+
+def test_a_killed_rollback_goes_to_the_same_version_when_run_again(
+    three: list[str],
+    cluster: Any,
+    registry: Registry,
+    answers: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    for step in ("quarantine", "move_alias"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, step, killed)
+            with pytest.raises(Killed):
+                back(registry, answers.url)
+    assert back(registry, answers.url).after.version == 2
+
+
+def test_a_broken_target_is_refused_and_the_present_version_serves_on(
+    three: list[str], cluster: Any, registry: Registry, answers: Answers, tmp_path: Path
+) -> None:
+    digest = registry.version(2).digest
+    blob = registry.read_manifest(digest).files["golden.json"].sha256.removeprefix("sha256:")
+    next((tmp_path / "registry").rglob(blob)).unlink()
+    with pytest.raises(IntegrityError, match=r"golden.json is missing"):
+        back(registry, answers.url)
+    alias = registry.alias(CHAMPION)
+    assert alias is not None
+    assert alias.version == 3
+    assert described(cluster)["taskDefinition"] == three[2]
+
+
+def test_nothing_to_roll_back(registry: Registry) -> None:
+    with pytest.raises(UsageError, match="There is no champion"):
+        back(registry, "http://127.0.0.1:1")
+
+
+# --- the smoke test by itself ---
+
+
+def test_a_url_must_be_one() -> None:
+    golden = Golden(tolerance=0, rows=[{"x": 1}], expected=[0.5])
+    for url in ("model.example.com", "ftp://x", "http://"):
+        with pytest.raises(UsageError, match=r"must be an http or https URL"):
+            smoke(url, golden, "sha256:aa")
+
+
+def test_lists_of_probabilities_are_compared_one_by_one(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = Golden(tolerance=1e-9, rows=[{"x": 1}], expected=[[0.2, 0.8]])
+    with answering(registry) as running:
+        monkeypatch.setattr(running, "digest", lambda: "d")
+        for probabilities, good in (
+            ([0.2, 0.8], True),
+            ([0.2, 0.8 + 1e-6], False),
+            ([0.2], False),
+            ([float("nan"), 0.8], False),
+            ([0.2, None], False),
+        ):
+            answer = {"predictions": [{"prediction": 1, "probabilities": probabilities}]}
+            monkeypatch.setattr(running, "invoke", lambda rows, answer=answer: (200, answer))
+            if good:
+                assert smoke(running.url, golden, "d").rows == 1
+            else:
+                with pytest.raises(SmokeError, match="wrong numbers"):
+                    smoke(running.url, golden, "d")
