@@ -103,19 +103,24 @@ def sha256_file(path: Path) -> str:
 def seal(folder: Path, manifest: Manifest) -> str:
     """Write `manifest.json` over the files in `folder` and return the bundle's digest.
 
-    `manifest.files` is filled here from what the folder holds.
+    `manifest.files` is filled here from what the folder holds; the order in which the files were
+    made does not matter.
+
+    Raises
+    ------
+    IntegrityError
+        The folder holds something that is neither a file nor a folder, such as a link.
     """
-    names = sorted(
-        p.relative_to(folder).as_posix()
-        for p in folder.rglob("*")
-        if p.is_file() and p.name != MANIFEST
-    )
+    partial = folder / (MANIFEST + ".partial")
+    partial.unlink(missing_ok=True)  # of a seal that was killed
+    names = _names(folder)
+    for name in names:
+        check_name(name)
     files = {
         name: File(sha256=sha256_file(folder / name), size=(folder / name).stat().st_size)
-        for name in names
+        for name in sorted(names)
     }
     data = canonical(msgspec.structs.replace(manifest, files=files))
-    partial = folder / (MANIFEST + ".partial")
     partial.write_bytes(data)
     os.replace(partial, folder / MANIFEST)
     return sha256_bytes(data)
@@ -123,14 +128,18 @@ def seal(folder: Path, manifest: Manifest) -> str:
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
     """Return the manifest in `folder` and its digest, without looking at the other files."""
+    data = _manifest_bytes(folder)
+    return parse_manifest(data), sha256_bytes(data)
+
+
+def _manifest_bytes(folder: Path) -> bytes:
     try:
-        data = (folder / MANIFEST).read_bytes()
-    except FileNotFoundError:
+        return (folder / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         raise IntegrityError(
             f"{folder} is not a bundle: {MANIFEST} is missing.",
             hint="Run `trilho train`, or fetch the bundle again.",
         ) from None
-    return parse_manifest(data), sha256_bytes(data)
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -161,26 +170,39 @@ def verify(folder: Path, digest: str | None = None) -> tuple[Manifest, str]:
     IntegrityError
         Naming the first file that is missing, truncated, changed or not in the manifest.
     """
-    manifest, actual = read_manifest(folder)
+    data = _manifest_bytes(folder)
+    actual = sha256_bytes(data)
     if digest is not None and actual != digest:
         raise IntegrityError(f"{folder / MANIFEST} has digest {actual}, expected {digest}.")
+    manifest = parse_manifest(data)
+    found = _names(folder)
     for name, entry in manifest.files.items():
         check_name(name)
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
+        if name not in found:
             raise IntegrityError(f"Bundle file {name} is missing.")
-        size = path.stat().st_size
+        size = (folder / name).stat().st_size
         if size != entry.size:
             raise IntegrityError(f"Bundle file {name} has {size} bytes, expected {entry.size}.")
-        if sha256_file(path) != entry.sha256:
+        if sha256_file(folder / name) != entry.sha256:
             raise IntegrityError(f"Bundle file {name} was changed: its sha256 does not match.")
-    extra = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {
-        MANIFEST,
-        *manifest.files,
-    }
-    if extra:
+    if extra := found - manifest.files.keys():
         raise IntegrityError(f"Bundle holds a file that its manifest does not name: {min(extra)}.")
     return manifest, actual
+
+
+def _names(folder: Path) -> set[str]:
+    """The files in `folder` by relative name, without the manifest; anything but files is refused.
+
+    A link could be turned to other bytes after they were verified.
+    """
+    names = set()
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise IntegrityError(f"Bundle holds {name}, which is neither a file nor a folder.")
+        if path.is_file():
+            names.add(name)
+    return names - {MANIFEST}
 
 
 def check_name(name: str) -> None:

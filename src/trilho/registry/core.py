@@ -50,6 +50,7 @@ class Registry:
         self.store = store
         self._manifests: dict[str, Manifest] = {}  # written once, so read once
         self._versions: dict[int, Version] = {}
+        self._told: set[str] = set()
 
     # --- bundles ---
 
@@ -395,7 +396,11 @@ class Registry:
         """
         data = bundle.canonical(event)
         time = re.sub(r"[^0-9T.]", "", event.at.partition("+")[0])
-        self._put_same(f"history/{time}-{_hex(bundle.sha256_bytes(data))[:16]}.json", data)
+        key = f"history/{time}-{_hex(bundle.sha256_bytes(data))[:16]}.json"
+        if key not in self._told:
+            with contextlib.suppress(AlreadyExists):
+                self.store.put_once(key, data)
+            self._told.add(key)
 
     def _put_same(self, key: str, data: bytes) -> None:
         """Create an object, or find it there with the same content."""

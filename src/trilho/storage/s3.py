@@ -44,6 +44,7 @@ class S3Store:
 
     multipart_from = 64 * 2**20
     part_size = 16 * 2**20
+    page_size = 1000
 
     def __init__(self, bucket: str, prefix: str = "") -> None:
         prefix = prefix.strip("/")
@@ -116,7 +117,9 @@ class S3Store:
     def list(self, prefix: str) -> Iterator[str]:
         with explained(f"list {self.url}/{prefix}", needs="s3:ListBucket on the bucket"):
             pages = self._s3.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + check_prefix(prefix)
+                Bucket=self._bucket,
+                Prefix=self._prefix + check_prefix(prefix),
+                PaginationConfig={"PageSize": self.page_size},
             )
             for page in pages:
                 for found in page.get("Contents", []):
