@@ -101,7 +101,7 @@ def searched(
     note = f" {small} smaller ones were not judged." if small else ""
     if kept:
         _, subject, worst = min(kept, key=lambda item: item[:2])
-        many = f", the worst of the other {len(kept)}" if len(kept) > 1 else ""
+        many = f", the worst of {len(kept)}" if len(kept) > 1 else ""
         yield GateResult(
             gate=gate,
             subject=subject,
@@ -125,7 +125,7 @@ def measured(gate: str, subject: str, value: float, bound: float) -> GateResult:
         status="pass" if fine else "fail",
         value=value,
         bound=bound,
-        message=f"{number(value)} {subject} is {'within' if fine else 'more than'} {number(bound)}.",
+        message=f"{number(value)} {subject}, at most {number(bound)} accepted.",
     )
 
 
@@ -164,7 +164,7 @@ def _rows_needed(rows: int, distance: float, reach: float) -> int | None:
     needed = rows * (reach / distance) * (reach / distance)
     if needed > MOST_ROWS:
         return None
-    step = 10 ** max(0, int(log10(max(needed, 1))) - 1)
+    step: int = 10 ** max(0, int(log10(max(needed, 1))) - 1)
     return max(ceil(needed / step) * step, rows + 1)
 
 
@@ -173,4 +173,6 @@ def finite(value: float | None) -> float | None:
 
 
 def number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4g}"
+    if value is None:
+        return "undefined"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
