@@ -76,7 +76,7 @@ class App:
         except Exception as error:
             # Its text may hold what was submitted: only where it happened is told, and only here.
             status, body = 500, _error("internal error")
-            log.event("error", request_id=request_id.decode(), error=_where(error))
+            log.event("error", request_id=request_id.decode(), error=log.where(error))
         headers.append((b"content-length", b"%d" % len(body)))
         if self.draining:
             # So that no client sends its next request into a connection that is about to close.
@@ -154,12 +154,3 @@ def _error(message: str, row: int | None = None, field: str | None = None) -> by
     if field is not None:
         error["field"] = field
     return msgspec.json.encode(error)
-
-
-def _where(error: BaseException) -> str:
-    """Return the kind of `error` and the line that raised it, without its text."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-    return type(error).__name__ + place

@@ -29,3 +29,12 @@ class Handler(logging.Handler):
 
 def capture_libraries() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[Handler()], force=True)
+
+
+def where(error: BaseException) -> str:
+    """Return the kind of `error` and the line that raised it, without its text."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return type(error).__name__ + place

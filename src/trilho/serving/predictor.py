@@ -122,7 +122,7 @@ class Predictor:
             This environment computes other numbers than the one that trained the model.
         """
         if not golden.rows:
-            return 0.0
+            raise IntegrityError("The bundle holds no golden rows, so nothing proves this model.")
         try:
             scores = self.model.predict(self._decoder.read(msgspec.json.encode(golden.rows)))
         except BadInputError as error:

@@ -35,6 +35,9 @@ def run_from_environment() -> int:
     except TrilhoError as error:
         log.event("failed", error=error.message, hint=error.hint)
         return error.exit_code
+    except Exception as error:
+        log.event("failed", error=f"This is a bug in trilho: {log.where(error)}.")
+        return 1
     return 0
 
 

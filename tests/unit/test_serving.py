@@ -1,0 +1,726 @@
+"""The service as its users meet it: real processes, real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import served
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from served import CLASSES, COLUMNS, ROW, ROWS, THRESHOLD, Service, expected, running
+
+from trilho import bundle
+from trilho.bundle import Column
+from trilho.errors import IntegrityError, UsageError
+from trilho.registry import open_registry
+from trilho.serving import predictor
+from trilho.serving import settings as service_settings
+from trilho.serving.app import INLINE_BODY, MAX_BODY, App
+from trilho.serving.decode import BadInputError
+from trilho.serving.predictor import Predictor
+
+MARK = "do-not-echo-me"
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("serving") / "bundle"
+    served.make_bundle(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[Service]:
+    with running(TRILHO_MODEL_DIR=folder, TRILHO_MODEL_VERSION="7") as it:
+        yield it
+
+
+def load(folder: Path) -> Predictor:
+    return predictor.load(folder, *bundle.verify(folder), version=None)
+
+
+@pytest.fixture(scope="module")
+def tiny(folder: Path) -> Predictor:
+    return load(folder)
+
+
+# ── answers ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_answers_with_probability_decision_and_the_model_that_gave_them(
+    service: Service, folder: Path
+) -> None:
+    digest = bundle.read_manifest(folder)[1]
+    status, answer = service.predict({"dataframe_records": ROWS})
+    assert status == 200
+    probabilities = [expected(row) for row in ROWS]
+    assert answer["predictions"] == pytest.approx(probabilities, abs=1e-12)
+    assert answer["decisions"] == [CLASSES[p >= THRESHOLD] for p in probabilities]
+    assert set(answer["decisions"]) == set(CLASSES)
+    assert answer["model"] == {"name": "tiny", "version": "7", "digest": digest}
+
+
+@pytest.mark.parametrize("shape", [lambda row: [row], lambda row: row], ids=["list", "object"])
+def test_takes_plain_records(service: Service, shape: Any) -> None:
+    for row in ROWS:
+        status, answer = service.predict(shape(row))
+        assert status == 200
+        assert answer["predictions"] == pytest.approx([expected(row)], abs=1e-12)
+
+
+def test_answers_many_rows_as_it_answers_them_one_by_one(service: Service) -> None:
+    rows = [{**ROWS[i % 4], "age": i % 97} for i in range(2000)]
+    assert len(json.dumps(rows)) > INLINE_BODY
+    status, answer = service.predict(rows)
+    assert status == 200
+    assert answer["predictions"] == pytest.approx([expected(r) for r in rows], abs=1e-12)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_serves_other_tasks(tmp_path: Path, task: str) -> None:
+    served.make_bundle(tmp_path / "bundle", task)
+    answer = json.loads(load(tmp_path / "bundle").answer(json.dumps(ROWS).encode()))
+    for got, row in zip(answer["predictions"], ROWS, strict=True):
+        assert got == pytest.approx(expected(row, task), abs=1e-9)
+    if task == "regression":
+        assert "decisions" not in answer
+    else:
+        best = [max(zip(p, "abc", strict=True))[1] for p in answer["predictions"]]
+        assert answer["decisions"] == best
+
+
+def test_tells_health_and_model(service: Service, folder: Path) -> None:
+    for path in ("/ping", "/readyz"):
+        assert service.ask("GET", path)[:2] == (200, {"status": "ready"})
+    assert service.ask("GET", "/livez")[:2] == (200, {"status": "alive"})
+    status, card, _ = service.ask("GET", "/model")
+    assert status == 200
+    assert card["digest"] == bundle.read_manifest(folder)[1] == service.ready["digest"]
+    assert (card["name"], card["version"]) == ("tiny", "7")
+    assert card["metrics"] == {"roc_auc": 0.75}
+    assert [column["name"] for column in card["columns"]] == [column.name for column in COLUMNS]
+
+
+def test_keeps_a_sound_request_id_and_makes_one_otherwise(service: Service) -> None:
+    for given_id in ("abc-123", "Root=1-67891233-abcdef012345678912345678"):
+        _, _, headers = service.ask("GET", "/ping", headers={"X-Request-Id": given_id})
+        assert headers["x-request-id"] == given_id
+    made = set()
+    for bad in ("", "with space", '{"a":1}', "x" * 200):
+        _, _, headers = service.ask("GET", "/ping", headers={"x-request-id": bad})
+        made.add(headers["x-request-id"])
+        assert len(headers["x-request-id"]) == 32
+    assert len(made) == 4
+
+
+# ── input that is not what the signature asks for ─────────────────────────────────────────────────
+
+LACKS_AGE = {"married": True, "city": MARK}
+BAD: dict[str, tuple[Any, int | None, str | None, str]] = {
+    "missing field": ([ROW, LACKS_AGE], 1, "age", "required field is missing"),
+    "missing field in an object": (LACKS_AGE, None, "age", "required field is missing"),
+    "null in a required field": ([{**ROW, "age": None}], 0, "age", "expected number, got null"),
+    "text for a number": ([ROW, {**ROW, "income": MARK}], 1, "income", "got string"),
+    "text NaN": ([{**ROW, "income": "NaN"}], 0, "income", "expected number or null, got string"),
+    "number for a text": ([{**ROW, "city": 424242}], 0, "city", "expected string or null"),
+    "number for a boolean": ([{**ROW, "married": 1}], 0, "married", "expected boolean"),
+    "boolean for a number": ([{**ROW, "age": True}], 0, "age", "expected number"),
+    "list for a number": ([{**ROW, "age": [MARK]}], 0, "age", "expected number, got list"),
+    "fraction for a whole number": ([ROW, {**ROW, "age": 1.5}], 1, "age", "whole number"),
+    "no date": ([ROW, {**ROW, "joined": MARK}], 1, "joined", "expected a date"),
+    "date out of range": ([{**ROW, "joined": "2024-02-30"}], 0, "joined", "expected a date"),
+    "too large a number": (b'[{"age":1e999,"married":true}]', 0, "age", "Number out of range"),
+    "no records": ([], None, None, "no record"),
+    "no records in the envelope": ({"dataframe_records": []}, None, None, "no record"),
+    "no object as record": ([ROW, MARK], 1, None, "expected object, got string"),
+    "no list of records": ({"dataframe_records": ROW}, None, None, "expected list"),
+    "records of another kind": ({"dataframe_records": [[1]]}, 0, None, "expected object"),
+    "another form": ({"dataframe_split": {"columns": [MARK]}}, None, None, "dataframe_split"),
+    "scalar": (b"5", None, None, "expected list"),
+    "NaN": (b'[{"age":NaN,"married":true}]', None, None, "not valid JSON"),
+    "Infinity": (b'[{"age":1,"income":Infinity,"married":true}]', None, None, "not valid JSON"),
+    "empty body": (b"", None, None, "not valid JSON"),
+    "half a body": (b'[{"age":1', None, None, "not valid JSON"),
+    "two bodies": (b"[] []", None, None, "not valid JSON"),
+    "not UTF-8": (b'[{"age":1,"married":true,"city":"\xff\xfe"}]', None, None, "UTF-8"),
+    "UTF-16": (json.dumps([ROW]).encode("utf-16"), None, None, "not valid"),
+    "half a surrogate": (b'[{"age":1,"married":true,"city":"\\ud800"}]', None, None, "valid JSON"),
+    "deep": (b'[{"age":1,"x":' + b"[" * 200_000, None, None, "nested too deeply"),
+    "deep objects": (b'{"x":' * 100_000, None, None, "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refuses_bad_input_by_row_and_field_and_never_repeats_it(
+    service: Service, case: str
+) -> None:
+    value, row, field, message = BAD[case]
+    status, answer = service.predict(value)
+    assert status == 400
+    assert message in answer["error"]
+    assert (answer.get("row"), answer.get("field")) == (row, field)
+    assert MARK not in json.dumps(answer)
+    assert "424242" not in json.dumps(answer)
+
+
+GOOD: dict[str, tuple[Any, Any]] = {
+    "whole numbers as floats": ({**ROW, "age": 44.0}, ROW),
+    "integers for numbers": ({**ROW, "income": 3}, {**ROW, "income": 3.0}),
+    "extra columns": ({**ROW, "other": {"a": [MARK]}, "id": 9}, ROW),
+    "missing optional columns": ({"age": 3, "married": False}, {"age": 3, "married": False}),
+    "an unknown category": ({**ROW, "city": "Évora 🚄\u0000"}, {**ROW, "city": None}),
+    "a moment": ({**ROW, "joined": "2024-02-29T00:00:00"}, ROW),
+    "a moment in another zone": ({**ROW, "joined": "2024-02-28T21:00:00-03:00"}, ROW),
+    "a large number": ({**ROW, "income": 1e300}, {**ROW, "income": 700_000.0}),
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_takes_what_means_the_same(service: Service, case: str) -> None:
+    sent, same = GOOD[case]
+    status, answer = service.predict([sent])
+    assert status == 200
+    assert answer["predictions"] == pytest.approx([expected(same)], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/nothing/do-not-echo-me", {}, 404),
+        ("GET", "/invocations", {}, 405),
+        ("DELETE", "/invocations", JSON, 405),
+        ("POST", "/ping", JSON, 405),
+        ("POST", "/invocations", {"content-type": "text/csv"}, 415),
+        ("POST", "/invocations", {"content-type": "application/json; charset=latin-1"}, 415),
+        ("POST", "/invocations", JSON | {"content-encoding": "gzip"}, 415),
+        ("POST", "/invocations", JSON, 200),
+        ("POST", "/invocations", {"content-type": "application/json; charset=utf-8"}, 200),
+        ("POST", "/invocations", {"content-type": "application/vnd.model+json"}, 200),
+        ("POST", "/invocations", {}, 200),
+    ],
+)
+def test_answers_each_request_with_its_status(
+    service: Service, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    body = None if method == "GET" else json.dumps([{**ROW, "city": MARK}])
+    got, answer, sent = service.ask(method, path, body, headers)
+    assert got == status
+    assert sent["content-type"] == "application/json"
+    assert sent["x-request-id"]
+    assert ("error" in answer) == (status != 200)
+    assert MARK not in json.dumps(answer)
+    if status == 405:
+        assert sent["allow"] == ("GET" if path == "/ping" else "POST")
+
+
+def test_takes_ten_megabytes_and_refuses_more(service: Service) -> None:
+    record = json.dumps(ROW)
+    padding = " " * (MAX_BODY - len(record))
+    assert service.predict((record + padding).encode())[0] == 200
+    status, answer = service.predict((record + padding + " ").encode())
+    assert status == 413
+    assert "10 MB" in answer["error"]
+    chunks = iter([record.encode(), *[b" " * 1024**2] * 11])  # no content-length to tell it by
+    assert service.ask("POST", "/invocations", chunks, JSON)[0] == 413  # type: ignore[arg-type]
+    assert service.predict(ROW)[0] == 200
+
+
+def test_survives_what_is_not_http(service: Service) -> None:
+    for noise in (b"\x00\xff" * 100, b"GET / HTTP/9.9\r\n\r\n", b"POST /invocations HTTP/1.1\r\n"):
+        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+            connection.sendall(noise)
+    assert service.predict(ROW)[0] == 200
+
+
+@given(body=st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
+@example(body=b"\xef\xbb\xbf[]")
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_answered_or_refused(tiny: Predictor, body: bytes) -> None:
+    with pytest.raises(BadInputError):
+        tiny.answer(body)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+records = st.dictionaries(
+    st.sampled_from([column.name for column in COLUMNS]) | st.text(max_size=5), values
+)
+
+
+@given(value=st.lists(records, max_size=3) | records | values)
+@settings(max_examples=300, deadline=None)
+def test_any_json_is_answered_or_refused(tiny: Predictor, value: Any) -> None:
+    try:
+        answer = tiny.answer(json.dumps(value).encode())
+    except BadInputError:
+        return
+    assert all(p is None or 0 <= p <= 1 for p in json.loads(answer)["predictions"])
+
+
+@given(
+    row=st.fixed_dictionaries(
+        {"age": st.integers(-1000, 1000), "married": st.booleans()},
+        optional={
+            "income": st.none() | st.floats(-1e5, 1e5),
+            "city": st.none() | st.text() | st.sampled_from(["Porto", "Lisboa"]),
+            "joined": st.none() | st.dates().map(str),
+        },
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_every_sound_record_gets_the_models_number(tiny: Predictor, row: Any) -> None:
+    (probability,) = json.loads(tiny.answer(msgspec.json.encode(row)))["predictions"]
+    assert math.isclose(probability, expected(row), rel_tol=1e-9, abs_tol=1e-12)
+
+
+def test_columns_may_have_any_name(tmp_path: Path) -> None:
+    names = ['he said "city"', "age\n(years)", "back\\slash", "", "`joined` $[0].x"]
+    columns = [
+        msgspec.structs.replace(column, name=name)
+        for column, name in zip(COLUMNS, names, strict=True)
+    ]
+    served.make_bundle(tmp_path / "bundle", columns=columns)
+    model = load(tmp_path / "bundle")
+    renamed = dict(zip([column.name for column in COLUMNS], names, strict=True))
+    rows = [{renamed[name]: value for name, value in row.items()} for row in ROWS]
+    for body in (rows, {"dataframe_records": rows}):
+        answer = json.loads(model.answer(json.dumps(body).encode()))
+        assert answer["predictions"] == pytest.approx([expected(r) for r in ROWS], abs=1e-12)
+    for name in names[:3]:
+        with pytest.raises(BadInputError) as caught:
+            model.answer(json.dumps([{**rows[0], name: []}]).encode())
+        assert (caught.value.row, caught.value.field) == (0, name)
+
+
+def test_a_row_that_the_model_refuses_is_bad_input(tmp_path: Path) -> None:
+    served.make_bundle(tmp_path / "bundle", strict_city=True)
+    model = load(tmp_path / "bundle")
+    with pytest.raises(BadInputError, match="'city' holds a category") as caught:
+        model.answer(json.dumps([{**ROW, "city": MARK}]).encode())
+    assert MARK not in str(caught.value)
+
+
+def test_a_fault_of_ours_is_logged_without_the_data(
+    tiny: Predictor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken:
+        identity = tiny.identity
+
+        def answer(self, body: bytes) -> bytes:
+            raise ValueError(f"cannot handle {body!r}")
+
+    async def ask() -> list[Any]:
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": json.dumps({"city": MARK}).encode()}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/invocations",
+            "headers": [(b"x-request-id", b"r1")],
+        }
+        await App(Broken())(scope, receive, send)  # type: ignore[arg-type]
+        return sent
+
+    start, body = asyncio.run(ask())
+    assert start["status"] == 500
+    assert json.loads(body["body"]) == {"error": "internal error"}
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["request_id"]) == ("error", "r1")
+    assert line["error"].startswith("ValueError at ")
+    assert MARK not in json.dumps(line)
+
+
+# ── which model is served ─────────────────────────────────────────────────────────────────────────
+
+
+def test_fetches_from_a_registry_only_what_it_needs(folder: Path, tmp_path: Path) -> None:
+    registry = open_registry(str(tmp_path / "registry"))
+    digest = registry.put_bundle(folder)
+    archive = registry.read_manifest(digest).files["model.joblib"]
+    (tmp_path / "registry/blobs/sha256" / archive.sha256.removeprefix("sha256:")).unlink()
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    with running(
+        TRILHO_MODEL_URI=tmp_path / "registry",
+        TRILHO_MODEL_DIGEST=digest,
+        TMPDIR=temporary,
+    ) as service:
+        assert service.ready["digest"] == digest
+        assert list(temporary.iterdir()) == []  # nothing is left beside what is in memory
+        assert service.predict(ROWS)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("signature.json", "registry"),
+        ("golden.json", "folder"),
+        ("compiled/plan.json", "folder"),
+        ("compiled/arrays.npz", "registry"),
+    ],
+)
+def test_does_not_start_on_a_changed_byte(
+    folder: Path, tmp_path: Path, name: str, where: str
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(folder, copy)
+    digest = bundle.read_manifest(copy)[1]
+    target = copy / name
+    variables: dict[str, object] = {"TRILHO_MODEL_DIR": copy}
+    if where == "registry":
+        registry = open_registry(str(tmp_path / "registry"))
+        registry.put_bundle(copy)
+        entry = registry.read_manifest(digest).files[name]
+        target = tmp_path / "registry/blobs/sha256" / entry.sha256.removeprefix("sha256:")
+        variables = {"TRILHO_MODEL_URI": tmp_path / "registry", "TRILHO_MODEL_DIGEST": digest}
+    data = bytearray(target.read_bytes())
+    data[len(data) // 2] ^= 1
+    target.chmod(0o644)
+    target.write_bytes(data)
+    code, line = served.fail(**variables)
+    assert code == 3
+    assert line["event"] == "failed"
+    assert name in line["error"]
+
+
+def test_does_not_start_on_another_bundle_than_the_one_named(folder: Path) -> None:
+    code, line = served.fail(TRILHO_MODEL_DIR=folder, TRILHO_MODEL_DIGEST="sha256:" + "a" * 64)
+    assert code == 3
+    assert "expected sha256:aaa" in line["error"]
+
+
+def test_does_not_start_where_golden_rows_come_out_differently(tmp_path: Path) -> None:
+    wrong = [expected(row) for row in ROWS]
+    wrong[2] += 1e-6
+    served.make_bundle(tmp_path / "bundle", golden=wrong)
+    code, line = served.fail(TRILHO_MODEL_DIR=tmp_path / "bundle")
+    assert code == 3
+    assert line["error"].startswith("Golden row 2 gives")
+    assert "numpy" in line["hint"]
+
+
+@pytest.mark.parametrize("golden", [[0.5], [[0.5, 0.5]] * 4, [None] * 4, []])
+def test_does_not_start_on_golden_rows_that_prove_nothing(
+    tmp_path: Path, golden: list[Any]
+) -> None:
+    served.make_bundle(tmp_path / "bundle", golden=golden)
+    with pytest.raises(IntegrityError, match=r"(?i)golden row"):
+        load(tmp_path / "bundle")
+
+
+def test_needs_golden_rows_to_start(tiny: Predictor) -> None:
+    with pytest.raises(IntegrityError, match="no golden rows"):
+        tiny.check(bundle.Golden(tolerance=1.0, rows=[], expected=[]))
+
+
+def test_a_bundle_of_ours_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    served.make_bundle(tmp_path / "bundle")
+    (tmp_path / "bundle/signature.json").write_text("{}")
+    (tmp_path / "bundle/manifest.json").unlink()
+    bundle.seal(tmp_path / "bundle", served.manifest("binary", "compiled"))
+    code, line = served.fail(TRILHO_MODEL_DIR=tmp_path / "bundle")
+    assert (code, line["event"]) == (1, "failed")
+    assert "ValidationError at " in line["error"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"TRILHO_MODEL_URI": "s3://b/p"}, "TRILHO_MODEL_DIGEST"),
+        ({"TRILHO_MODEL_URI": "s3://b/p", "TRILHO_MODEL_DIGEST": "latest"}, "sha256:"),
+        ({"TRILHO_MODEL_URI": "s3://b/p", "TRILHO_MODEL_DIR": "/x"}, "set one of"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_PORT": "http"}, "TRILHO_PORT"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_PORT": "80.5"}, "TRILHO_PORT"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_PORT": "65536"}, "TRILHO_PORT"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_DRAIN_SECONDS": "nan"}, "TRILHO_DRAIN_SECONDS"),
+    ],
+)
+def test_says_which_setting_is_wrong(variables: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        service_settings.read(variables)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({}, "TRILHO_MODEL_URI and TRILHO_MODEL_DIR"),
+        ({"TRILHO_MODEL_DIR": "/nowhere"}, "/nowhere"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_HOST": "300.0.0.1"}, "Cannot listen"),
+    ],
+)
+def test_does_not_start_on_wrong_settings(variables: dict[str, str], message: str) -> None:
+    code, line = served.fail(**variables)
+    assert (code, line["event"]) == (2, "failed")
+    assert message in line["error"]
+
+
+def test_an_empty_variable_counts_as_absent() -> None:
+    read = service_settings.read({"TRILHO_MODEL_DIR": "/x", "TRILHO_MODEL_URI": "", "PATH": "/"})
+    assert (read.folder, read.uri, read.port) == (Path("/x"), None, 8080)
+    with pytest.raises(UsageError):
+        service_settings.read({"TRILHO_MODEL_DIR": ""})
+
+
+def test_says_that_the_port_is_taken(service: Service, folder: Path) -> None:
+    code, line = served.fail(TRILHO_MODEL_DIR=folder, TRILHO_PORT=service.port)
+    assert code == 2
+    assert str(service.port) in line["error"]
+    assert service.predict(ROW)[0] == 200
+
+
+def test_refuses_arguments_that_it_does_not_know() -> None:
+    process = served.start("train")
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "Usage: python -m trilho.serving" in err
+
+
+# ── the end ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_sigterm_fails_no_request(folder: Path) -> None:
+    """Clients that follow readiness, as a load balancer does, lose nothing."""
+    with running(TRILHO_MODEL_DIR=folder, TRILHO_DRAIN_SECONDS="1.5") as service:
+        told, stopped_sending = threading.Event(), threading.Event()
+        failures: list[str] = []
+        answered = [0, 0]
+
+        def client(fresh: bool) -> None:
+            connection = service.connect()
+            body = json.dumps(ROW)
+            while not stopped_sending.is_set():
+                draining = told.is_set()
+                try:
+                    connection.request("POST", "/invocations", body, JSON)
+                    response = connection.getresponse()
+                    response.read()
+                    if response.status != 200:
+                        failures.append(f"status {response.status}")
+                except OSError as error:
+                    failures.append(repr(error))
+                answered[draining] += 1
+                if fresh:
+                    connection.close()
+            connection.close()
+
+        clients = [threading.Thread(target=client, args=(i % 2 == 0,)) for i in range(4)]
+        for thread in clients:
+            thread.start()
+        while answered[0] < 200:
+            time.sleep(0.005)
+        service.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        while service.ask("GET", "/ping")[0] == 200:  # not ready at once ...
+            assert time.monotonic() < deadline
+        told.set()
+        assert service.ask("GET", "/readyz")[1] == {"status": "draining"}
+        assert service.ask("GET", "/livez")[0] == 200
+        while answered[1] < 200 and time.monotonic() < deadline:  # ... yet answering
+            time.sleep(0.005)
+        stopped_sending.set()
+        for thread in clients:
+            thread.join()
+        code, log = service.end()
+    assert failures == []
+    assert code == 0
+    assert [line["event"] for line in log] == ["drain", "stopped"]
+
+
+def test_a_request_in_flight_is_answered_after_the_listener_has_closed(folder: Path) -> None:
+    with running(TRILHO_MODEL_DIR=folder, TRILHO_DRAIN_SECONDS="0.2") as service:
+        body = json.dumps(ROWS).encode()
+        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+            head = (
+                b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+                b"content-length: %d\r\n\r\n" % len(body)
+            )
+            connection.sendall(head + body[:20])
+            assert service.ask("GET", "/livez")[0] == 200  # so the head above has been read
+            service.process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            while not service.refuses():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            connection.sendall(body[20:])
+            answer = b""
+            while part := connection.recv(65536):
+                answer += part
+        code, _ = service.end()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b'"predictions":[' in answer
+    assert code == 0
+
+
+def test_a_second_sigterm_and_ctrl_c_do_not_wait(folder: Path) -> None:
+    with running(TRILHO_MODEL_DIR=folder, TRILHO_DRAIN_SECONDS="60") as service:
+        service.process.send_signal(signal.SIGTERM)
+        while service.ask("GET", "/ping")[0] == 200:
+            time.sleep(0.005)
+        assert service.stop(signal.SIGTERM)[0] == 0  # far below 60 s, or communicate times out
+    with running(TRILHO_MODEL_DIR=folder, TRILHO_DRAIN_SECONDS="60") as service:
+        assert service.stop(signal.SIGINT)[0] == 0
+
+
+def test_health_check_of_the_container(service: Service) -> None:
+    def check(port: int) -> int:
+        command = [sys.executable, "-m", "trilho.serving.health"]
+        return subprocess.run(
+            command, env=os.environ | {"TRILHO_PORT": str(port)}, timeout=30
+        ).returncode
+
+    assert check(service.port) == 0
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        assert check(nobody.getsockname()[1]) == 1
+
+
+# ── what the service is made of ───────────────────────────────────────────────────────────────────
+
+
+def test_the_service_imports_nothing_of_the_training_stack(folder: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+import trilho.serving.server, trilho.registry, trilho.storage.s3
+from trilho.serving import settings, source, predictor
+with source.fetch(settings.Settings(folder=Path(sys.argv[1]))) as (folder, manifest, digest):
+    predictor.load(folder, manifest, digest, None)
+heavy = {"pandas", "sklearn", "pandera", "joblib", "pydantic", "typer", "rich", "matplotlib"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def serving_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment of requirements-serve.txt alone; the path of its interpreter."""
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not installed")
+    root = Path(__file__).parents[2]
+    place = tmp_path_factory.mktemp("environment") / "venv"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    subprocess.run([uv, "venv", "-q", "--python", version, place], check=True, timeout=120)
+    python = place / "bin/python"
+    lock = root / "requirements-serve.txt"
+    sync = [uv, "pip", "sync", "-q", "--require-hashes", "--python", python, lock]
+    done = subprocess.run(sync, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"no package registry: {done.stderr.strip()[-300:]}")
+    return python
+
+
+def test_runs_in_an_environment_of_its_own_lock_alone(
+    serving_environment: Path, folder: Path, tmp_path: Path
+) -> None:
+    registry = open_registry(str(tmp_path / "registry"))
+    digest = registry.put_bundle(folder)
+    source = Path(__file__).parents[2] / "src"
+    with running(
+        serving_environment,
+        PYTHONPATH=source,
+        TRILHO_MODEL_URI=tmp_path / "registry",
+        TRILHO_MODEL_DIGEST=digest,
+    ) as service:
+        status, answer = service.predict(ROWS)
+        assert status == 200
+        assert answer["predictions"] == pytest.approx([expected(r) for r in ROWS], abs=1e-12)
+        assert service.stop(signal.SIGINT)[0] == 0
+
+
+def test_names_the_image_that_a_model_needs(serving_environment: Path, tmp_path: Path) -> None:
+    served.make_bundle(tmp_path / "bundle", serving="sklearn")
+    code, line = served.fail(
+        python=serving_environment,
+        PYTHONPATH=Path(__file__).parents[2] / "src",
+        TRILHO_MODEL_DIR=tmp_path / "bundle",
+    )
+    assert code == 2
+    assert "scikit-learn" in line["error"]
+    assert "--target sklearn" in line["hint"]
+
+
+def test_serves_a_model_that_only_scikit_learn_can(tmp_path: Path) -> None:
+    import joblib
+    import numpy as np
+    import pandas as pd
+    from sklearn.compose import ColumnTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "age": rng.integers(18, 80, 200),
+            "married": rng.random(200) < 0.5,
+            "city": pd.Series(rng.choice(["Porto", "Lisboa"], 200), dtype="str"),
+        }
+    )
+    y = np.where(frame["age"] + 20 * frame["married"] > 55, "yes", "no")
+    model = make_pipeline(
+        ColumnTransformer([("city", OneHotEncoder(), ["city"])], remainder="passthrough"),
+        LogisticRegression(max_iter=1000),
+    ).fit(frame, y)
+    folder = tmp_path / "bundle"
+    columns = [
+        Column(name="city", kind="string"),
+        Column(name="age", kind="integer"),
+        Column(name="married", kind="boolean"),
+    ]
+    rows = json.loads(frame.head(5).to_json(orient="records"))
+    scores = model.predict_proba(frame.head(5))[:, 1].tolist()
+    folder.mkdir()
+    joblib.dump(model, folder / "model.joblib")
+    signature = bundle.Signature(
+        columns=columns,
+        target="y",
+        task="binary",
+        classes=["no", "yes"],
+        positive="yes",
+        threshold=0.5,
+    )
+    golden = bundle.Golden(tolerance=1e-9, rows=rows, expected=scores)
+    (folder / "signature.json").write_bytes(bundle.canonical(signature))
+    (folder / "golden.json").write_bytes(bundle.canonical(golden))
+    bundle.seal(folder, served.manifest("binary", "sklearn"))
+
+    with running(TRILHO_MODEL_DIR=folder) as service:
+        status, answer = service.predict(rows)
+        assert status == 200
+        assert answer["predictions"] == pytest.approx(scores, abs=1e-12)
+        status, answer = service.predict([{**rows[0], "city": MARK}])
+        assert status == 400
+        assert MARK not in json.dumps(answer)
+
+    data = bytearray((folder / "model.joblib").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "model.joblib").write_bytes(data)
+    code, line = served.fail(TRILHO_MODEL_DIR=folder)
+    assert code == 3
+    assert "model.joblib was changed" in line["error"]
