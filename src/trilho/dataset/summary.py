@@ -1,0 +1,109 @@
+"""What stands in each column, in figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from msgspec import Struct
+
+TOP = 10  # most frequent values listed per column
+SMALL = 1 << 16  # range of whole numbers that is counted in an array instead of a hash table
+
+
+class Top(Struct, frozen=True, kw_only=True):
+    value: str
+    count: int
+
+
+class ColumnSummary(Struct, frozen=True, kw_only=True):
+    """One column; figures are over its values that are not missing."""
+
+    name: str
+    dtype: str
+    kind: str  # number | integer | boolean | string | date
+    missing: int
+    unique: int
+    min: float | str | None = None  # an ISO date for a date column
+    max: float | str | None = None
+    mean: float | None = None
+    sd: float | None = None
+    top: list[Top] = []
+
+
+def kind(dtype: Any) -> str:
+    """Return `number`, `integer`, `boolean`, `string` or `date` for a pandas dtype."""
+    if pd.api.types.is_bool_dtype(dtype):
+        return "boolean"
+    if pd.api.types.is_integer_dtype(dtype):
+        return "integer"
+    if pd.api.types.is_numeric_dtype(dtype):
+        return "number"
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        return "date"
+    return "string"
+
+
+def column_kinds(frame: pd.DataFrame) -> dict[str, str]:
+    """Return the kind of each column, as a signature names it."""
+    return {str(name): kind(dtype) for name, dtype in frame.dtypes.items()}
+
+
+def summarise(frame: pd.DataFrame) -> list[ColumnSummary]:
+    """Describe each column: kind, missing and distinct values, range, moments, top values."""
+    return [_summary(str(name), frame[name]) for name in frame.columns]
+
+
+def _summary(name: str, values: pd.Series) -> ColumnSummary:
+    what = kind(values.dtype)
+    counts = _counts(values, what)
+    low: Any = None
+    high: Any = None
+    mean = sd = None
+    if what in ("number", "integer") and len(counts):
+        low, high, mean, sd = _moments(values, counts)
+    elif what == "date" and len(counts):
+        low, high = counts.index.min().isoformat(), counts.index.max().isoformat()
+    top = counts.nlargest(TOP)  # ties in order of appearance, so the same every time
+    return ColumnSummary(
+        name=name,
+        dtype=str(values.dtype),
+        kind=what,
+        missing=int(len(values) - counts.sum()),
+        unique=len(counts),
+        min=low,
+        max=high,
+        mean=mean,
+        sd=sd,
+        top=[Top(value=str(v), count=int(n)) for v, n in top.items()],
+    )
+
+
+def _counts(values: pd.Series, what: str) -> pd.Series:
+    """Count each distinct value."""
+    if what == "integer" and len(values) and values.dtype.kind in "iu":
+        array = values.to_numpy()
+        low, high = int(array.min()), int(array.max())
+        if high - low < SMALL:
+            counted = np.bincount(array - low)
+            found = np.flatnonzero(counted)
+            return pd.Series(counted[found], index=found + low)
+    return values.value_counts(sort=False)
+
+
+def _moments(values: pd.Series, counts: pd.Series) -> tuple[float, float, float, float | None]:
+    """Return minimum, maximum, mean and standard deviation (n - 1)."""
+    seen = counts.index.to_numpy(dtype=np.float64)
+    if len(seen) * 10 < len(values):  # few distinct values: weigh them
+        weights = counts.to_numpy()
+        rows = weights.sum()
+        mean = float(seen @ weights / rows)
+        square = float((seen - mean) ** 2 @ weights)
+    else:
+        array = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        array = array[~np.isnan(array)]
+        rows, mean = len(array), float(array.mean())
+        square = float(((array - mean) ** 2).sum())
+    sd = float(np.sqrt(square / (rows - 1))) if rows > 1 else None
+    return float(seen.min()), float(seen.max()), mean, sd

@@ -1,0 +1,214 @@
+"""A pandera schema from its file; what pandera would pass over in silence is an error here."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import sys
+import traceback
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pandera.pandas as pa
+import yaml  # type: ignore[import-untyped]
+from pandera.io.pandas_io import deserialize_schema
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from trilho.errors import Place, UsageError, nearest
+
+_TABLE_KEYS = [
+    *("schema_type", "version", "api", "dataframe_library", "name", "title", "description"),
+    *("columns", "checks", "index", "multiindex", "dtype", "coerce", "strict", "ordered"),
+    *("unique", "report_duplicates", "unique_column_names", "add_missing_columns"),
+    *("drop_invalid_rows", "metadata"),
+]
+_COLUMN_KEYS = [
+    *("name", "title", "description", "dtype", "nullable", "unique", "coerce", "required"),
+    *("regex", "checks", "default", "report_duplicates", "drop_invalid_rows"),
+]
+_ALIASES = ["eq", "ne", "gt", "ge", "lt", "le", "between"]
+
+
+def load(path: str) -> pa.DataFrameSchema:
+    """Read a schema.
+
+    Parameters
+    ----------
+    path
+        A `.yaml` in pandera's form, or a `.py` that defines `schema`: a `DataFrameSchema`, or a
+        `DataFrameModel` class. Columns that the schema does not name are refused unless it sets
+        `strict` itself (pandera's own default lets them pass).
+
+    Raises
+    ------
+    UsageError
+        Naming file and line: no such file, not YAML, unknown keys or checks, wrong dtypes, or a
+        schema that would change the data instead of judging it.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(
+            f"The schema {path} does not exist.",
+            hint="`trilho init` drafts one from the data; data.schema in pipeline.yaml names it.",
+        )
+    match file.suffix:
+        case ".yaml" | ".yml":
+            schema = _from_yaml(file, path)
+        case ".py":
+            schema = _from_python(file, path)
+        case _:
+            raise UsageError(f"The schema {path} must be a .yaml or a .py file.")
+    _refuse_changes(schema, path)
+    # A dataset has rows, no index; schemas drafted by pandera check one all the same.
+    schema.index = None
+    return schema
+
+
+def _from_yaml(file: Path, path: str) -> pa.DataFrameSchema:
+    try:
+        text = file.read_text(encoding="utf-8")
+        tree = YAML(typ="rt").load(text)  # for lines and repeated keys
+        values = yaml.safe_load(text)  # for values, exactly as pandera reads them
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text.", places=(Place(path),)) from None
+    except (MarkedYAMLError, yaml.MarkedYAMLError) as error:
+        mark = error.problem_mark or error.context_mark
+        place = Place(path, mark.line + 1 if mark else None)
+        problem = (error.problem or "cannot be read").splitlines()[0]
+        raise UsageError(f"{place} is not valid YAML: {problem}.", places=(place,)) from None
+    if not isinstance(values, dict) or not isinstance(values.get("columns"), dict):
+        raise UsageError(
+            f"{path} must hold 'columns': a column name, then keys such as 'dtype', for each.",
+            hint="See docs/data.md for an example.",
+            places=(Place(path),),
+        )
+    _known(list(values), _TABLE_KEYS, "", path, tree)
+    columns = values["columns"]
+    for name, column in columns.items():
+        place = Place(path, _line(tree["columns"], name))
+        if not isinstance(name, str):
+            raise UsageError(
+                f"{place}: the column name {name!r} is not text to YAML; quote it.", places=(place,)
+            )
+        if not isinstance(column, dict):
+            raise UsageError(
+                f"{place}: columns.{name} must hold keys such as 'dtype: int64'.", places=(place,)
+            )
+        known = [*_COLUMN_KEYS, *_check_names()]
+        _known(list(column), known, f"columns.{name}.", path, tree["columns"][name])
+        _known(_nested_checks(column), _check_names(), f"columns.{name}.checks.", path, tree)
+        _build({"columns": {name: column}}, f"{place}: columns.{name}", place)
+    _known(_nested_checks(values), _check_names(), "checks.", path, tree)
+    values.setdefault("strict", True)
+    return _build(values, path, Place(path))
+
+
+def _build(values: dict[str, Any], where: str, place: Place) -> pa.DataFrameSchema:
+    try:
+        schema: pa.DataFrameSchema = deserialize_schema(deepcopy(values))  # type: ignore[no-untyped-call]
+        return schema
+    except Exception as error:  # pandera raises nearly every class there is
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"{where}: pandera cannot use this: {reason.rstrip('.')}.",
+            hint="See https://pandera.readthedocs.io for dtypes and checks.",
+            places=(place,),
+        ) from None
+
+
+def _check_names() -> list[str]:
+    return [*pa.Check.CHECK_FUNCTION_REGISTRY, *pa.Check.REGISTERED_CUSTOM_CHECKS, *_ALIASES]
+
+
+def _nested_checks(section: dict[str, Any]) -> list[str]:
+    """The names in a `checks:` section, which is a mapping or a list with `options`."""
+    match section.get("checks"):
+        case dict() as named:
+            return [str(name) for name in named]
+        case list() as listed:
+            options = [c.get("options") or {} for c in listed if isinstance(c, dict)]
+            return [str(o.get("check_name", "(unnamed)")) for o in options]
+    return []
+
+
+def _known(keys: list[str], known: list[str], prefix: str, path: str, tree: Any) -> None:
+    """Refuse unknown keys, which pandera ignores: a misspelt check would never run."""
+    for key in keys:
+        if key not in known:
+            place = Place(path, _line(tree, key))
+            raise UsageError(
+                f"{place}: {prefix}{key} is neither a key nor a check of pandera"
+                f"{nearest(str(key), known)}",
+                places=(place,),
+            )
+
+
+def _line(tree: Any, key: Any) -> int | None:
+    try:
+        return int(tree.lc.data[key][0]) + 1
+    except (AttributeError, KeyError, TypeError):
+        return None
+
+
+def _from_python(file: Path, path: str) -> pa.DataFrameSchema:
+    name = "trilho_schema_" + hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pandera looks up a model's annotations there
+    try:
+        spec.loader.exec_module(module)
+        found = getattr(module, "schema", None)
+        if found is None:
+            models = [v for v in vars(module).values() if _is_model(v) and v.__module__ == name]
+            found = models[0] if len(models) == 1 else None
+        schema: Any = found.to_schema() if found is not None and _is_model(found) else found
+    except Exception as error:
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)
+        ]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+        place = Place(path, line)
+        raise UsageError(f"{place}: {type(error).__name__}: {error}.", places=(place,)) from None
+    if not isinstance(schema, pa.DataFrameSchema):
+        raise UsageError(
+            f"{path} must define 'schema', a pandera DataFrameSchema or DataFrameModel for pandas.",
+            places=(Place(path),),
+        )
+    own: pa.DataFrameSchema = deepcopy(schema)
+    # `strict=False` and pandera's default look the same in the object, but not in the source.
+    if not own.strict and not re.search(r"\bstrict\b", file.read_text(encoding="utf-8")):
+        own.strict = True
+    return own
+
+
+def _is_model(value: Any) -> bool:
+    return (
+        isinstance(value, type)
+        and issubclass(value, pa.DataFrameModel)
+        and value is not pa.DataFrameModel
+    )
+
+
+def _refuse_changes(schema: pa.DataFrameSchema, path: str) -> None:
+    """Refuse what would repair data on the way: the model would still learn the raw file."""
+    found = [
+        *(["parsers"] if schema.parsers else []),
+        *(["drop_invalid_rows"] if schema.drop_invalid_rows else []),
+        *(["add_missing_columns"] if schema.add_missing_columns else []),
+        *(["strict: filter"] if schema.strict == "filter" else []),
+    ]
+    for name, column in schema.columns.items():
+        for key in ("parsers", "drop_invalid_rows"):
+            found += [f"columns.{name}.{key}"] if getattr(column, key) else []
+        found += [f"columns.{name}.default"] if column.default is not None else []
+    if found:
+        raise UsageError(
+            f"{path}: {found[0]} changes data; a schema may only judge it.",
+            hint="Remove it here; prepare the data before, or in the model's pipeline.",
+            places=(Place(path),),
+        )
