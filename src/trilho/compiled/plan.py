@@ -1,0 +1,108 @@
+"""The compiled form on disk: a plan in JSON, its arrays in an npz, its trees as treelite bytes.
+
+It is data, not code: reading it unpickles nothing, evaluates nothing and imports nothing by name.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from trilho.errors import IntegrityError
+
+FORMAT = 1
+FOLDER = "compiled"
+PLAN = "plan.json"
+ARRAYS = "arrays.npz"
+MAX_PLAN_BYTES = 256 << 20
+WHOLE = -1  # as the column of a Ref: the slot as a whole
+
+# A value of the plan: slots count from 0, the inputs first, then one slot for each node.
+Ref = tuple[int, int]  # (slot, column of that slot or WHOLE)
+
+
+class Input(Struct, frozen=True, kw_only=True):
+    """A column of the request: float64 with NaN for missing, or objects: str and None."""
+
+    name: str
+    text: bool = False
+
+
+class Node(Struct, frozen=True, kw_only=True):
+    """One operation; `arrays` maps argument names to members of the npz."""
+
+    op: str
+    inputs: list[Ref]
+    args: dict[str, Any] = {}
+    arrays: dict[str, str] = {}
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    format: int = FORMAT
+    task: str  # binary | multiclass | regression
+    inputs: list[Input]
+    nodes: list[Node]
+    output: Ref
+
+
+def write(folder: Path, plan: Plan, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write the plan and its arrays; the same values always give the same bytes."""
+    (folder / PLAN).write_bytes(msgspec.json.encode(plan, order="sorted"))
+    with zipfile.ZipFile(folder / ARRAYS, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(arrays):
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, arrays[name], allow_pickle=False)
+            # a fixed date: np.savez leaves it to the clock in some versions of Python
+            archive.writestr(
+                zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue()
+            )
+
+
+def read(folder: Path) -> tuple[Plan, dict[str, NDArray[Any]]]:
+    """Read what `write` wrote.
+
+    Raises
+    ------
+    IntegrityError
+        A file is missing, too large, or is not what it must be.
+    """
+    try:
+        if (folder / PLAN).stat().st_size > MAX_PLAN_BYTES:
+            raise IntegrityError(
+                f"{PLAN} of the compiled form is larger than {MAX_PLAN_BYTES} bytes."
+            )
+        plan = msgspec.json.decode((folder / PLAN).read_bytes(), type=Plan)
+        if plan.format != FORMAT:
+            raise IntegrityError(
+                f"The compiled form has format {plan.format}, this version of trilho reads {FORMAT}.",
+                hint="Use the trilho version that wrote the bundle, or train again.",
+            )
+        return plan, _read_arrays(folder / ARRAYS)
+    except FileNotFoundError as error:
+        raise IntegrityError(f"The compiled form lacks {Path(error.filename).name}.") from None
+    except msgspec.MsgspecError as error:
+        raise IntegrityError(f"{PLAN} of the compiled form cannot be read: {error}.") from None
+    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError) as error:
+        raise IntegrityError(f"{ARRAYS} of the compiled form cannot be read: {error}.") from None
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            # stored, so that nothing can be larger in memory than it is on disk
+            if entry.compress_type != zipfile.ZIP_STORED or not entry.filename.endswith(".npy"):
+                raise IntegrityError(f"{ARRAYS} holds an unexpected member {entry.filename!r}.")
+            with archive.open(entry) as member:
+                array = np.lib.format.read_array(member, allow_pickle=False)
+            if array.dtype.kind not in "fi":
+                raise IntegrityError(f"{ARRAYS} holds {entry.filename!r} of type {array.dtype}.")
+            arrays[entry.filename.removesuffix(".npy")] = array
+    return arrays

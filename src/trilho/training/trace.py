@@ -1,0 +1,310 @@
+"""Turn a feature function over arrays into data, by calling it with arrays that take notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.typing import NDArray
+
+from trilho.compiled.formula import FUNCTIONS
+from trilho.training.refused import CompileRefused
+
+# Exact on truth values too; every other function wants numbers.
+ON_TRUTH = {
+    *("add", "multiply", "maximum", "minimum", "fmax", "fmin", "where", "float", "divide"),
+    *("greater", "greater_equal", "less", "less_equal", "equal", "not_equal"),
+    *("logical_and", "logical_or", "logical_xor", "logical_not", "subtract"),
+}
+GIVES_TRUTH = {
+    *("greater", "greater_equal", "less", "less_equal", "equal", "not_equal"),
+    *("logical_and", "logical_or", "logical_xor", "logical_not", "isnan", "isfinite", "isinf"),
+}
+# numpy's meaning of arithmetic between two truth values
+BETWEEN_TRUTHS = {
+    "add": "logical_or",
+    "maximum": "logical_or",
+    "fmax": "logical_or",
+    "multiply": "logical_and",
+    "minimum": "logical_and",
+    "fmin": "logical_and",
+}
+BITWISE = {
+    "bitwise_and": "logical_and",
+    "bitwise_or": "logical_or",
+    "bitwise_xor": "logical_xor",
+    "invert": "logical_not",
+}
+POWERS = {2: "square", 0.5: "sqrt", -1: "reciprocal", 1: "positive"}  # as ndarray.__pow__ does
+
+
+class Recording:
+    """What a traced function did: steps of `trilho.compiled.formula` in terms of tracers."""
+
+    def __init__(self) -> None:
+        self.inputs: list[str] = []
+        self.constants: list[float] = []
+        self.steps: list[tuple[str, list[Tracer]]] = []
+        self._seen: dict[Any, Tracer] = {}
+
+    def input(self, name: str) -> Tracer:
+        def make() -> Tracer:
+            self.inputs.append(name)
+            return Tracer(self, ("input", len(self.inputs) - 1), truth=False)
+
+        return self._once(("input", name), make)
+
+    def constant(self, value: Any) -> Tracer:
+        if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+            value = value.item()
+        if isinstance(value, np.ndarray):
+            raise CompileRefused(
+                "the feature function mixes columns with an array of its own; use numbers"
+            )
+        if not isinstance(value, bool | int | float):
+            raise CompileRefused(f"the feature function uses a {type(value).__name__} as a number")
+        truth = isinstance(value, bool)
+        number = float(value)
+
+        def make() -> Tracer:
+            self.constants.append(number)
+            return Tracer(self, ("constant", len(self.constants) - 1), truth=truth)
+
+        return self._once(("constant", number.hex(), truth), make)
+
+    def step(self, name: str, *operands: Any) -> Tracer:
+        tracers = [o if isinstance(o, Tracer) else self.constant(o) for o in operands]
+        if any(t.recording is not self for t in tracers):
+            raise CompileRefused("the feature function keeps arrays between calls")
+        judged = tracers[1:] if name == "where" else tracers
+        truths = [t.truth for t in judged]
+        if all(truths):
+            if name not in ON_TRUTH | GIVES_TRUTH or name in ("divide", "subtract"):
+                raise CompileRefused(
+                    f"the feature function takes {name} of truth values; use .astype(float) before"
+                )
+            name = BETWEEN_TRUTHS.get(name, name)
+        truth = name in GIVES_TRUTH or (name == "where" and all(truths))
+
+        def make() -> Tracer:
+            self.steps.append((name, tracers))
+            return Tracer(self, ("step", len(self.steps) - 1), truth=truth)
+
+        return self._once((name, *[t.place for t in tracers]), make)
+
+    def index(self, tracer: Tracer) -> int:
+        kind, number = tracer.place
+        if kind == "input":
+            return number
+        if kind == "constant":
+            return len(self.inputs) + number
+        return len(self.inputs) + len(self.constants) + number
+
+    def _once(self, key: Any, make: Callable[[], Tracer]) -> Tracer:
+        """Each value is computed once, however often the function computes it."""
+        if key not in self._seen:
+            self._seen[key] = make()
+        return self._seen[key]
+
+
+class Tracer(NDArrayOperatorsMixin):
+    """Stands for a column while a feature function is traced."""
+
+    __array_priority__ = 1000
+
+    def __init__(self, recording: Recording, place: tuple[str, int], *, truth: bool) -> None:
+        self.recording = recording
+        self.place = place
+        self.truth = truth
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Tracer:
+        if method != "__call__":
+            raise CompileRefused(
+                f"the feature function calls np.{ufunc.__name__}.{method}, which mixes rows"
+            )
+        if kwargs:
+            raise CompileRefused(
+                f"the feature function calls np.{ufunc.__name__} with {', '.join(sorted(kwargs))}"
+            )
+        name = BITWISE.get(ufunc.__name__, ufunc.__name__)
+        if name == "fabs":
+            name = "absolute"
+        if ufunc.__name__ in BITWISE and not all(
+            i.truth if isinstance(i, Tracer) else isinstance(i, bool | np.bool_) for i in inputs
+        ):
+            raise CompileRefused(f"the feature function calls np.{ufunc.__name__} on numbers")
+        if name not in FUNCTIONS:
+            raise CompileRefused(
+                f"the feature function calls np.{ufunc.__name__}, which has no rule"
+            )
+        return self.recording.step(name, *inputs)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Tracer:
+        name = function.__name__
+        rule = RULES.get(name)
+        if rule is None:
+            raise CompileRefused(f"the feature function calls np.{name}, which has no rule")
+        try:
+            return rule(self.recording, *args, **kwargs)
+        except TypeError:
+            raise CompileRefused(
+                f"the feature function calls np.{name} with arguments that have no rule"
+            ) from None
+
+    def __pow__(self, exponent: Any) -> Tracer:
+        if not isinstance(exponent, Tracer) and not self.truth and exponent in POWERS:
+            return self.recording.step(POWERS[exponent], self)
+        return np.power(self, exponent)  # type: ignore[no-any-return, call-overload]
+
+    def astype(self, dtype: Any) -> Tracer:
+        if np.dtype(dtype) == np.float64:
+            return self.recording.step("float", self)
+        if np.dtype(dtype) == np.bool_:
+            return self.recording.step("not_equal", self.astype(float), 0.0)
+        raise CompileRefused(f"the feature function calls astype({dtype}); use float or bool")
+
+    def clip(self, low: Any = None, high: Any = None) -> Tracer:
+        return _clip(self.recording, self, low, high)
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise CompileRefused(f"the feature function {what}; write it with np.where over columns")
+
+    def __bool__(self) -> bool:
+        self._refuse("branches on the values of a column")
+
+    def __float__(self) -> float:
+        self._refuse("takes a single number out of a column")
+
+    def __len__(self) -> int:
+        self._refuse("asks for the number of rows")
+
+    def __iter__(self) -> Iterator[Any]:
+        self._refuse("loops over rows")
+
+    def __getitem__(self, key: object) -> Any:
+        self._refuse("picks rows")
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self._refuse("assigns to rows")
+
+    def __array__(self, *_args: Any, **_kwargs: Any) -> NDArray[Any]:
+        self._refuse("turns a column into a plain array")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # numpy and copy ask for protocols that we do not have
+            raise AttributeError(name)
+        raise CompileRefused(f"the feature function uses .{name} of an array, which has no rule")
+
+
+def _clip(recording: Recording, a: Any, low: Any = None, high: Any = None) -> Tracer:
+    if low is not None:
+        a = recording.step("maximum", a, low)
+    if high is not None:
+        a = recording.step("minimum", a, high)
+    return a if isinstance(a, Tracer) else recording.constant(a)
+
+
+def _where(recording: Recording, condition: Any, a: Any, b: Any) -> Tracer:
+    return recording.step("where", condition, a, b)
+
+
+def _select(recording: Recording, conditions: Any, choices: Any, default: Any = 0) -> Tracer:
+    result = default
+    for condition, choice in reversed(list(zip(conditions, choices, strict=True))):
+        result = recording.step("where", condition, choice, result)
+    return result if isinstance(result, Tracer) else recording.constant(result)
+
+
+def _nan_to_num(
+    recording: Recording, a: Tracer, nan: float = 0.0, posinf: Any = None, neginf: Any = None
+) -> Tracer:
+    largest = float(np.finfo(np.float64).max)
+    infinite = recording.step("isinf", a)
+    bounded = recording.step(
+        "where",
+        recording.step("greater", a, 0.0),
+        largest if posinf is None else posinf,
+        -largest if neginf is None else neginf,
+    )
+    whole = recording.step("where", infinite, bounded, a)
+    return recording.step("where", recording.step("isnan", a), nan, whole)
+
+
+def _full(value: Any) -> Callable[..., Tracer]:
+    return lambda recording, _like, *_rest, **_kwargs: recording.constant(value)
+
+
+RULES: dict[str, Callable[..., Tracer]] = {
+    "where": _where,
+    "clip": _clip,
+    "select": _select,
+    "nan_to_num": _nan_to_num,
+    "zeros_like": _full(0.0),
+    "ones_like": _full(1.0),
+    "full_like": lambda recording, _like, value: recording.constant(value),
+}
+
+
+class Columns(Mapping[str, Any]):
+    """The mapping that a feature function gets when it is traced."""
+
+    def __init__(self, recording: Recording, names: list[str], text: set[str]) -> None:
+        self._recording, self._names, self._text = recording, names, text
+
+    def __getitem__(self, name: str) -> Tracer:
+        if name in self._text:
+            raise CompileRefused(f"the feature function takes the text column {name!r}")
+        if name not in self._names:
+            raise KeyError(name)
+        return self._recording.input(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class Traced:
+    """A feature function as data; see `trilho.compiled.formula.Formula`."""
+
+    def __init__(self, recording: Recording, features: Mapping[str, Any]) -> None:
+        outputs = [f if isinstance(f, Tracer) else recording.constant(f) for f in features.values()]
+        index = recording.index
+        self.inputs = recording.inputs
+        self.names = list(features)
+        self.outputs = [index(o) for o in outputs]
+        self.steps = [[name, *map(index, operands)] for name, operands in recording.steps]
+        self.constants = np.array(recording.constants, np.float64)
+
+
+def trace(function: Callable[..., Any], names: list[str], text: set[str]) -> Traced:
+    """Record what `function` does with the columns `names`.
+
+    Raises
+    ------
+    CompileRefused
+        It does something that is not elementwise arithmetic over columns.
+    """
+    recording = Recording()
+    try:
+        features = function(Columns(recording, names, text))
+    except CompileRefused:
+        raise
+    except Exception as error:
+        raise CompileRefused(f"the feature function cannot be traced: {error}") from None
+    return Traced(recording, features)
+
+
+def trace_elementwise(function: Callable[[Any], Any]) -> Traced:
+    """Record what `function` does with every single column of its argument."""
+    recording = Recording()
+    try:
+        result = function(recording.input("x"))
+    except CompileRefused:
+        raise
+    except Exception as error:
+        raise CompileRefused(f"the function cannot be traced: {error}") from None
+    return Traced(recording, {"x": result})
