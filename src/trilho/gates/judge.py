@@ -32,6 +32,7 @@ def judge(
     candidate: str,
     serving: str = "compiled",
     serving_reason: str | None = None,
+    failures: int = 0,
 ) -> Verdict:
     """Hold a candidate against every gate.
 
@@ -49,6 +50,8 @@ def judge(
         The candidate's digest.
     serving, serving_reason
         As in the bundle's manifest: the form that will serve, and why it is not the compiled one.
+    failures
+        What the schema found wrong in the dataset.
 
     Returns
     -------
@@ -62,6 +65,7 @@ def judge(
     """
     check(gates, evaluation.task)
     results = [
+        _data(failures),
         *_limits(evaluation, gates),
         *_champion(evaluation, comparison, gates),
         *_slices(evaluation, comparison, gates.slices),
@@ -115,6 +119,19 @@ def default_limits(task: str) -> dict[str, config.Limit]:
 
 
 # --- the gates ------------------------------------------------------------------------------
+
+
+def _data(failures: int) -> GateResult:
+    return GateResult(
+        gate="data",
+        subject="schema",
+        status="fail" if failures else "pass",
+        value=float(failures),
+        bound=0.0,
+        message=f"The dataset breaks its schema in {failures:,} places: see `trilho validate`."
+        if failures
+        else "The dataset keeps to its schema.",
+    )
 
 
 def _limits(evaluation: Evaluation, gates: config.Gates) -> Iterator[GateResult]:

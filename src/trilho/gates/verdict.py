@@ -13,7 +13,7 @@ Word = Literal["PROMOTE", "HOLD", "REJECT"]
 class GateResult(Struct, frozen=True, kw_only=True):
     """What one gate found of one subject."""
 
-    gate: str  # limits champion slices fairness calibration leakage latency size serving
+    gate: str  # data limits champion slices fairness calibration leakage latency size serving
     subject: str  # a metric, a slice such as `roc_auc of SEX=2`, a column
     status: Status  # warn and skip never change the verdict
     value: float | None = None  # what was measured; a difference where a champion is compared with
