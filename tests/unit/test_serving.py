@@ -481,7 +481,8 @@ def test_does_not_start_on_wrong_settings(variables: dict[str, str], message: st
 
 def test_an_empty_variable_counts_as_absent() -> None:
     read = service_settings.read({"TRILHO_MODEL_DIR": "/x", "TRILHO_MODEL_URI": "", "PATH": "/"})
-    assert (read.folder, read.uri, read.port) == (Path("/x"), None, 8080)
+    defaults = (read.host, read.port, read.drain_seconds, read.version)
+    assert (read.folder, read.uri, *defaults) == (Path("/x"), None, "0.0.0.0", 8080, 5.0, None)
     with pytest.raises(UsageError):
         service_settings.read({"TRILHO_MODEL_DIR": ""})
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 from trilho.errors import UsageError
 
 SAGEMAKER_FOLDER = Path("/opt/ml/model")
+HOST = "0.0.0.0"  # noqa: S104 - a container's service listens on all of its addresses
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 USAGE = """\
@@ -33,7 +34,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     folder: Path | None = None
     digest: str | None = None
     version: str | None = None
-    host: str = "0.0.0.0"  # noqa: S104 - a container's service listens on all of its addresses
+    host: str = HOST
     port: int = 8080
     drain_seconds: float = 5.0
 
@@ -71,7 +72,7 @@ def read(environment: Mapping[str, str]) -> Settings:
         folder=None if folder is None else Path(folder),
         digest=digest,
         version=value("TRILHO_MODEL_VERSION"),
-        host=value("TRILHO_HOST", Settings.host),
+        host=value("TRILHO_HOST", HOST),
         port=int(_number("TRILHO_PORT", value("TRILHO_PORT", "8080"), 65535)),
         drain_seconds=_number("TRILHO_DRAIN_SECONDS", value("TRILHO_DRAIN_SECONDS", "5"), 100),
     )
