@@ -54,7 +54,8 @@ class Answers:
         }
         scores = [known[json.dumps(row)] + (self.offset if faulty else 0) for row in rows]
         return 200, {
-            "predictions": [{"prediction": s >= 0.5, "probability": s} for s in scores],
+            "predictions": scores,
+            "decisions": [s >= 0.5 for s in scores],
             "model": {"name": "credit", "version": None, "digest": digest},
         }
 

@@ -710,7 +710,7 @@ def test_lists_of_probabilities_are_compared_one_by_one(
             ([float("nan"), 0.8], False),
             ([0.2, None], False),
         ):
-            answer = {"predictions": [{"prediction": 1, "probabilities": probabilities}]}
+            answer = {"predictions": [probabilities]}
             monkeypatch.setattr(running, "invoke", lambda rows, answer=answer: (200, answer))
             if good:
                 assert smoke(running.url, golden, "d").rows == 1

@@ -19,6 +19,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 from trilho.demo.keeper import State
 from trilho.errors import UnavailableError
 
+_started: list[subprocess.Popen[bytes]] = []  # kept: Python warns of a child that it forgets
 START_SECONDS = 90.0
 STOP_SECONDS = 45.0
 
@@ -49,6 +50,7 @@ def start(folder: Path, engine: str | None = None, gateway: str | None = None) -
             stderr=log,
             start_new_session=True,  # it stays when the terminal closes, and is a group to signal
         )
+    _started.append(process)
     try:
         _until(lambda: read(folder) is not None or process.poll() is not None, START_SECONDS)
     except BaseException:

@@ -15,7 +15,9 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -84,6 +86,7 @@ class Agent:
         self.tried: str | None = None  # deployment whose task was started, well or not
         self.process: asyncio.subprocess.Process | None = None
         self.ending: set[asyncio.Task[None]] = set()
+        self.calling: asyncio.Future[Any] | None = None
 
     async def follow(self) -> None:
         """Follow the service for ever."""
@@ -93,11 +96,11 @@ class Agent:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self) -> None:
-        service = await asyncio.to_thread(self.ecs.describe)
+        service = await self._call(self.ecs.describe)
         primary = next(d for d in service["deployments"] if d["status"] == "PRIMARY")
         if primary["id"] == self.tried or not service["desiredCount"]:
             return
-        revision = await asyncio.to_thread(self.ecs.revision, primary["taskDefinition"])
+        revision = await self._call(self.ecs.revision, primary["taskDefinition"])
         self.tried = primary["id"]
         if started := await self._start(revision):
             process, port = started
@@ -141,8 +144,15 @@ class Agent:
         await _end(process)
         return None
 
+    async def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call AWS in a thread, which nothing can interrupt: `close` waits for it."""
+        self.calling = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+        return await asyncio.shield(self.calling)
+
     async def close(self) -> None:
         """End the task and those before it."""
+        if self.calling is not None:
+            await asyncio.wait([self.calling])
         if self.process is not None:
             await _end(self.process)
         await asyncio.gather(*self.ending)
@@ -215,6 +225,8 @@ async def keep(folder: Path, lock: int, engine: str | None, gateway: str | None)
         await asyncio.wait(
             {stopped, *([following] if following else [])}, return_when=asyncio.FIRST_COMPLETED
         )
+        if following is not None and following.done():
+            following.result()  # it never ends by itself: tell what went wrong
     finally:
         if following is not None:
             following.cancel()

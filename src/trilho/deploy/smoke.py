@@ -207,8 +207,7 @@ def _predict(
 def _compare(answers: list[Any], expected: list[Any], tolerance: float, base: str) -> float:
     """Return the largest difference; raise when one is above the tolerance."""
     largest = 0.0
-    for row, (record, wanted) in enumerate(zip(answers, expected, strict=True)):
-        answer = _score(record)
+    for row, (answer, wanted) in enumerate(zip(answers, expected, strict=True)):
         difference = _difference(answer, wanted)
         if difference > tolerance:
             raise SmokeError(
@@ -218,14 +217,6 @@ def _compare(answers: list[Any], expected: list[Any], tolerance: float, base: st
             )
         largest = max(largest, difference)
     return largest
-
-
-def _score(record: Any) -> Any:
-    """The score in a record of the answer, by the name that its task gives it."""
-    for name in ("probability", "probabilities", "prediction"):
-        if isinstance(record, dict) and name in record:
-            return record[name]
-    return record
 
 
 def _difference(answer: Any, wanted: Any) -> float:
