@@ -83,7 +83,8 @@ def _column(
     if bool(before.shares) == bool(now.shares) or before.missing == 1 or now.missing == 1:
         old, new = _shares(before, now)
         psi = population_stability(old, new, rows_before, rows_now)
-        chance = (1 / rows_before + 1 / rows_now) * chdtri(max(1, (old > 0).sum() - 1), alpha)
+        freedom = max(1, int(((old > 0) | (new > 0)).sum()) - 1)
+        chance = (1 / rows_before + 1 / rows_now) * chdtri(freedom, alpha)
         change = "drifted" if psi >= PSI and psi > chance else "same"
     return ColumnChange(
         column=name,
