@@ -45,9 +45,7 @@ def _delays(status: list[Array]) -> dict[str, Array]:
         "months_unused": sum_of([np.where(s == -2, 1.0, 0.0) for s in status]),
         "delay": sum_of(late),
         # the latest month weighs most
-        "recent_delay": sum_of(
-            [weight * s for weight, s in zip(range(6, 0, -1), late, strict=True)]
-        ),
+        "recent_delay": sum_of([(6 - month) * s for month, s in enumerate(late)]),
     }
 
 
@@ -67,10 +65,7 @@ def _payments(paid: list[Array], bill: list[Array], limit: Array) -> dict[str, A
     return {
         **{f"paid_{month}": p for month, p in enumerate(paid)},
         # a payment answers the bill of the month before
-        **{
-            f"paid_share_{month}": paid[month] / np.maximum(bill[month + 1], 1.0)
-            for month in range(5)
-        },
+        **{f"paid_share_{m}": paid[m] / np.maximum(bill[m + 1], 1.0) for m in range(5)},
         "paid_total": total,
         "paid_share": total / np.maximum(sum_of(bill), 1.0),
         "paid_of_limit": total / limit,

@@ -32,7 +32,7 @@ ROWS = 65_536  # evaluated at once, so that intermediate arrays stay small
 DAY = np.timedelta64(1, "D")
 
 
-class ArrayFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class ArrayFeatures(TransformerMixin, BaseEstimator):
     """Transformer that computes features with a function over arrays.
 
     Parameters
@@ -46,7 +46,7 @@ class ArrayFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(self, function: Callable[[Columns], Features]) -> None:
         self.function = function
 
-    def fit(self, X: pd.DataFrame, y: object = None) -> Self:
+    def fit(self, X: pd.DataFrame, y: object = None) -> Self:  # noqa: ARG002
         """Learn the names of the columns; the function itself learns nothing."""
         if not isinstance(X, pd.DataFrame):
             raise TypeError("ArrayFeatures needs a DataFrame, since its function names columns.")
@@ -71,7 +71,7 @@ class ArrayFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 out[start : start + len(part), j] = values
         return out
 
-    def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:  # noqa: ARG002
         check_is_fitted(self)
         return np.asarray(self.features_, dtype=object)
 
@@ -87,10 +87,10 @@ class ArrayFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return features
 
 
-class NumberColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class NumberColumns(TransformerMixin, BaseEstimator):
     """Transformer that turns numbers, booleans and dates into float64, as a service gets them."""
 
-    def fit(self, X: pd.DataFrame, y: object = None) -> Self:
+    def fit(self, X: pd.DataFrame, y: object = None) -> Self:  # noqa: ARG002
         self.feature_names_in_ = np.asarray(X.columns, dtype=object)
         self.n_features_in_ = X.shape[1]
         return self
@@ -102,7 +102,7 @@ class NumberColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             out[:, j] = numbers(X[name])
         return out
 
-    def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:  # noqa: ARG002
         check_is_fitted(self)
         return np.asarray(self.feature_names_in_, dtype=object)
 
@@ -152,7 +152,7 @@ def numbers(series: pd.Series[Any]) -> NDArray[np.float64]:
         return np.where(series.isna().to_numpy(), np.nan, days)
     if is_text(series):
         raise TypeError(
-            f"Column {series.name!r} is text; a feature function takes numbers, dates and booleans. "
+            f"Column {series.name!r} is text; a feature function takes numbers, dates, booleans. "
             "Encode it by a ColumnTransformer beside the ArrayFeatures."
         )
     return series.to_numpy(dtype=np.float64, na_value=np.nan)

@@ -107,6 +107,7 @@ FUNCTIONS: dict[str, Function] = {
     )
 }
 
+NONE: Any = -1
 Step = Sequence[Any]  # [name, operand, ...]; operands index inputs, then constants, then steps
 
 
@@ -128,7 +129,9 @@ class Formula:
         self._row: list[tuple[Callable[..., Number], int, int, int]] = []
         known = inputs + len(self._constants)
         for step in steps:
-            name, *operands = step if isinstance(step, list | tuple) and step else [None]
+            name, operands = (
+                (step[0], list(step[1:])) if isinstance(step, list) and step else (0, [])
+            )
             function = FUNCTIONS.get(name) if isinstance(name, str) else None
             if function is None:
                 raise IntegrityError(f"A formula names an unknown function {name!r}.")
@@ -137,7 +140,7 @@ class Formula:
                     f"A formula gives {name} {len(operands)} operands, expected {function.arity}."
                 )
             _check_range(operands, known)
-            first, second, third = (*operands, -1, -1)[:3]
+            first, second, third = (*operands, NONE, NONE)[:3]
             self._batch.append((function.batch, tuple(operands)))
             self._row.append((function.row, first, second, third))
             known += 1

@@ -193,7 +193,8 @@ def _one_hot(args: Arguments, shapes: list[Shape]) -> tuple[Run, Shape]:
     width = args.get("width", int)
 
     def run(values: list[Value]) -> Value:
-        return (values[0][:, None] == indices).astype(np.float64)
+        hot: Value = values[0][:, None] == indices
+        return hot.astype(np.float64)
 
     shape = _block(width)
     indices = np.arange(width, dtype=np.float64)

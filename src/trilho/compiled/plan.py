@@ -21,6 +21,7 @@ FORMAT = 1
 FOLDER = "compiled"
 PLAN = "plan.json"
 ARRAYS = "arrays.npz"
+EPOCH = (1980, 1, 1, 0, 0, 0)
 MAX_PLAN_BYTES = 256 << 20
 WHOLE = -1  # as the column of a Ref: the slot as a whole
 
@@ -60,9 +61,7 @@ def write(folder: Path, plan: Plan, arrays: dict[str, NDArray[Any]]) -> None:
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, arrays[name], allow_pickle=False)
             # a fixed date: np.savez leaves it to the clock in some versions of Python
-            archive.writestr(
-                zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue()
-            )
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", EPOCH), buffer.getvalue())
 
 
 def read(folder: Path) -> tuple[Plan, dict[str, NDArray[Any]]]:
@@ -81,7 +80,7 @@ def read(folder: Path) -> tuple[Plan, dict[str, NDArray[Any]]]:
         plan = msgspec.json.decode((folder / PLAN).read_bytes(), type=Plan)
         if plan.format != FORMAT:
             raise IntegrityError(
-                f"The compiled form has format {plan.format}, this version of trilho reads {FORMAT}.",
+                f"The compiled form has format {plan.format}, this trilho reads {FORMAT}.",
                 hint="Use the trilho version that wrote the bundle, or train again.",
             )
         return plan, _read_arrays(folder / ARRAYS)

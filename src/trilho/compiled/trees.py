@@ -38,7 +38,7 @@ class Forest:
             raise IntegrityError(f"The compiled form's trees cannot be read: {error}.") from None
         self.features: int = self._model.num_feature
         header = self._model.get_header_accessor()
-        self.width = int(header.get_field("num_class").max())
+        self.width = int(np.max(header.get_field("num_class")))
         self._single = GTILConfig(nthread=1, predict_type="default")
         self._threaded = GTILConfig(nthread=-1, predict_type="default")
 

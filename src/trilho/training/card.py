@@ -12,14 +12,14 @@ MOST = 3  # best and worst slices shown
 def write_card(
     settings: config.Pipeline, manifest: Manifest, signature: Signature, found: Evaluation
 ) -> str:
-    """Return the card as Markdown (after Mitchell et al. 2019, "Model cards for model reporting")."""
+    """Return the card as Markdown (after Mitchell et al. 2019)."""
     sections = [
         _intended(settings, signature),
         _data(settings, manifest, signature),
         _metrics(found),
         _slices(found),
         _fairness(found),
-        _limits(settings, manifest, found),
+        _limits(settings, manifest),
         _reproduce(manifest),
     ]
     return f"# Model card: {manifest.name}\n\n" + "\n\n".join(s for s in sections if s) + "\n"
@@ -112,7 +112,7 @@ def _gaps(f: Fairness) -> str:
     return f"| {f.column} | {gaps} |"
 
 
-def _limits(settings: config.Pipeline, manifest: Manifest, found: Evaluation) -> str:
+def _limits(settings: config.Pipeline, manifest: Manifest) -> str:
     lines = [
         "## Limits",
         "",

@@ -109,7 +109,7 @@ class Builder:
 
     def table(self, op: str, table: Table, owner: object, **arrays: NDArray[Any]) -> Table:
         """Add an operation that keeps the block's width."""
-        block = self.add(op, [self.block(table, owner)], **arrays)
+        block = self.add(op, [self.block(table, owner)], None, **arrays)
         return self.result(block, len(table.cells), table.names)
 
     def result(self, block: Ref, width: int, names: list[str] | None = None) -> Table:
@@ -193,7 +193,7 @@ def _output(scores: Table, model: Any, signature: Signature, builder: Builder) -
         raise CompileRefused(f"the model knows the classes {classes}, not {signature.classes}")
     if signature.task == "multiclass":
         return builder.block(scores, model)
-    positive = classes.index(signature.positive)
+    positive: int = classes.index(signature.positive)
     if len(scores.cells) == 2:
         return scores.cells[positive].ref
     # one column: the probability of the second class

@@ -60,8 +60,8 @@ def signature(dataset: Dataset, training: pd.DataFrame, threshold: float | None)
 def _column(name: str, kind: str, values: pd.Series[Any]) -> Column:
     required = not bool(values.isna().any())
     if kind == "string":
-        seen = values.dropna().unique()
-        categories = sorted(str(v) for v in seen) if len(seen) <= MAX_CATEGORIES else None
+        known: list[str | int | float | bool] = [*sorted(map(str, values.dropna().unique()))]
+        categories = known if len(known) <= MAX_CATEGORIES else None
         return Column(name=name, kind=kind, required=required, categories=categories)
     if kind == "boolean":
         return Column(name=name, kind=kind, required=required)
@@ -102,7 +102,7 @@ def golden(
 def _edge(holdout: Columns, signature: Signature) -> list[Columns]:
     rows = edge_rows(holdout, signature)
     count = len(next(iter(rows.values())))
-    found = []
+    found: list[Columns] = []
     for i in range(count):
         row = take(rows, slice(i, i + 1))
         if all(_fits(row[c.name][0], c) for c in signature.columns):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -119,8 +118,8 @@ def _modules(name: str) -> list[str]:
                 found.append(".".join(parts).removesuffix(".__init__"))
     package, _, _ = name.rpartition(".")
     if package in sys.modules:
-        folder = os.path.dirname(getattr(sys.modules[package], "__file__", None) or "")
-        found += [f"{package}.{p.stem}" for p in Path(folder).glob("*.py")]
+        folder = Path(getattr(sys.modules[package], "__file__", None) or "").parent
+        found += [f"{package}.{p.stem}" for p in folder.glob("*.py")]
     return found
 
 

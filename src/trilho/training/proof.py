@@ -122,8 +122,8 @@ def _on_edge(
         expected_rows, given_rows, kept = [], [], []
         for i in range(rows):
             row = take(edge, slice(i, i + 1))
-            theirs = _try(lambda r=row: predict(model, to_frame(r, signature), signature))  # type: ignore[misc]
-            ours = _try(lambda r=row: form.predict(r))  # type: ignore[misc]
+            theirs = _try(lambda r=row: predict(model, to_frame(r, signature), signature))
+            ours = _try(lambda r=row: form.predict(r))
             if (theirs is None) != (ours is None):
                 who = "scikit-learn" if theirs is None else "the compiled form"
                 raise CompileRefused(f"{who} refuses edge row {i}, the other form does not")

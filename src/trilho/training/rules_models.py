@@ -59,7 +59,7 @@ def _forest(model: Any, table: Table, builder: Builder) -> Table:
 @compiles(DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier, ExtraTreeRegressor)
 def _tree(model: Any, table: Table, builder: Builder) -> Table:
     classifier = hasattr(model, "classes_")
-    forest = RandomForestClassifier() if classifier else RandomForestRegressor()  # of one tree
+    forest: Any = RandomForestClassifier() if classifier else RandomForestRegressor()
     forest.estimators_, forest.n_estimators = [model], 1
     forest.n_outputs_, forest.n_features_in_ = model.n_outputs_, model.n_features_in_
     if classifier:
@@ -92,7 +92,7 @@ def _trees(model: Any, source: Any, table: Table, builder: Builder) -> Table:
         trees = treelite.sklearn.import_model(source)
     except (TreeliteError, NotImplementedError, AssertionError) as error:
         raise CompileRefused(f"treelite cannot take {name_of(model)}: {error}") from None
-    width = int(trees.get_header_accessor().get_field("num_class").max())
+    width = int(np.max(trees.get_header_accessor().get_field("num_class")))
     file = builder.file("treelite", trees.serialize_bytes())
     return builder.result(
         builder.add("trees", [builder.block(table, model)], {"file": file}), width

@@ -224,24 +224,18 @@ def _one_hot_encoder(encoder: Any, table: Table, builder: Builder) -> Table:
     cells: list[Cell] = []
     for i, cell in enumerate(table.cells):
         categories = encoder.categories_[i]
-        codes = np.arange(len(categories), dtype=np.float64)
-        width = len(categories)
+        codes, width = np.arange(len(categories), dtype=np.float64), len(categories)
+        default = None if encoder.handle_unknown == "error" else -1.0
         mapping = _infrequent(encoder, i)
         if mapping is not None:
             codes, width = mapping.astype(np.float64), int(mapping.max()) + 1
-        default = None if encoder.handle_unknown == "error" else -1.0
-        if (encoder.handle_unknown == "infrequent_if_exist" and mapping is not None) or (
-            encoder.handle_unknown == "warn" and mapping is not None
-        ):
-            default = float(width - 1)
+            if encoder.handle_unknown in ("infrequent_if_exist", "warn"):
+                default = width - 1.0  # rare categories come last
         dropped = None if encoder.drop_idx_ is None else encoder.drop_idx_[i]
         if dropped is not None:
             if mapping is not None:
-                raise CompileRefused("OneHotEncoder both drops and joins rare categories")
-            codes = np.where(codes == dropped, -1.0, codes - (codes > dropped))
-            width -= 1
-            if default is not None and default >= 0:
-                raise CompileRefused("OneHotEncoder both drops and joins rare categories")
+                raise CompileRefused("OneHotEncoder both drops a category and joins rare ones")
+            codes, width = np.where(codes == dropped, -1.0, codes - (codes > dropped)), width - 1
         if width == 0:
             continue
         index = _lookup(cell, categories, codes, default, _label(table, i), builder)

@@ -249,7 +249,7 @@ def _coded(y: NDArray[Any], signature: Signature) -> NDArray[Any]:
     if signature.task == "regression":
         return np.asarray(y, np.float64)
     if signature.task == "binary":
-        return (y == signature.positive).astype(np.int64)
+        return np.asarray(y == signature.positive, np.int64)
     place = {label: i for i, label in enumerate(signature.classes or [])}
     return np.array([place[label] for label in y.tolist()], np.int64)
 
@@ -268,7 +268,7 @@ def _measure(served: _Served, folder: Path, columns: Columns) -> Measurements:
 
 
 def _median_seconds(form: Form, columns: Columns, seconds: float = 0.2) -> float:
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 5 or (time.perf_counter() < end and len(times) < 2000):
         began = time.perf_counter()

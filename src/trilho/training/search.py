@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 from numpy.typing import NDArray
+from scipy import stats as scipy_stats
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import (
@@ -23,6 +25,7 @@ from sklearn.model_selection import (
 from trilho import config
 from trilho.errors import UsageError, nearest
 
+stats: Any = scipy_stats  # without type hints
 Tell = Callable[[str], None]
 SCORERS = {"binary": "roc_auc", "multiclass": "roc_auc_ovr", "regression": "r2"}
 
@@ -67,17 +70,18 @@ def search(
     }
     scoring = _scorer(settings.metric or SCORERS[task], task, positive)
     splitter = KFold if task == "regression" else StratifiedKFold
-    common = {
+    common: dict[str, Any] = {
         "cv": splitter(settings.folds, shuffle=True, random_state=model.seed),
         "scoring": scoring,
         "random_state": model.seed,
         "refit": False,
     }
-    clock = _Clock(settings, tell)
-    if settings.method == "halving":
-        tried = _Halving(estimator, space, clock, n_candidates=settings.iterations, **common)
-    else:
-        tried = _Random(estimator, space, clock, n_iter=settings.iterations, **common)
+    make: Any = {
+        "random": partial(_Random, n_iter=settings.iterations),
+        "halving": partial(_Halving, n_candidates=settings.iterations),
+    }[settings.method]
+    tried = make(estimator, space, **common)
+    tried.clock = _Clock(settings, tell)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*total space of parameters.*")
         try:
@@ -98,7 +102,7 @@ def parameter(estimator: Any, name: str) -> str:
         return name
     inner = [full for full in known if full.endswith(f"__{name}")]
     if len(inner) == 1:
-        return inner[0]
+        return str(inner[0])
     if inner:
         raise UsageError(f"model.search.space: '{name}' may be {' or '.join(sorted(inner))}.")
     short = sorted({full.rpartition("__")[2] for full in known})
@@ -115,10 +119,10 @@ def _distribution(values: config.Range | list[Any]) -> Any:
     if whole:
         if values.log:
             return _WholeLogUniform(int(values.low), int(values.high))
-        return scipy.stats.randint(int(values.low), int(values.high) + 1)
+        return stats.randint(int(values.low), int(values.high) + 1)
     if values.log:
-        return scipy.stats.loguniform(values.low, values.high)
-    return scipy.stats.uniform(values.low, values.high - values.low)
+        return stats.loguniform(values.low, values.high)
+    return stats.uniform(values.low, values.high - values.low)
 
 
 class _WholeLogUniform:
@@ -126,7 +130,7 @@ class _WholeLogUniform:
 
     def __init__(self, low: int, high: int) -> None:
         self._low, self._high = low, high
-        self._inner = scipy.stats.loguniform(low - 0.5, high + 0.5)
+        self._inner = stats.loguniform(low - 0.5, high + 0.5)
 
     def rvs(self, random_state: Any = None) -> int:
         drawn = round(float(self._inner.rvs(random_state=random_state)))
@@ -187,34 +191,28 @@ class _Clock:
         return results
 
 
-class _Random(RandomizedSearchCV):  # type: ignore[misc]
-    def __init__(self, estimator: Any, space: Any, clock: _Clock, **kwargs: Any) -> None:
-        super().__init__(estimator, space, **kwargs)
-        self.clock = clock
+class _Random(RandomizedSearchCV):
+    clock: _Clock
 
-    def _run_search(self, evaluate_candidates: Callable[..., Any]) -> None:
-        def evaluate(candidates: Any, *args: Any, **_kwargs: Any) -> Any:
-            return self.clock.run(evaluate_candidates, list(candidates), *args)
+    def _run_search(self, evaluate_candidates: Any, *, callback_ctx: Any = None) -> None:
+        def evaluate(candidates: Any, **_context: Any) -> Any:
+            return self.clock.run(evaluate_candidates, list(candidates))
 
-        try:
-            super()._run_search(evaluate)
-        except _OutOfTime:
-            pass
+        with contextlib.suppress(_OutOfTime):
+            run: Any = super()._run_search
+            run(evaluate, callback_ctx=callback_ctx)
 
 
-class _Halving(HalvingRandomSearchCV):  # type: ignore[misc]
-    def __init__(self, estimator: Any, space: Any, clock: _Clock, **kwargs: Any) -> None:
-        super().__init__(estimator, space, **kwargs)
-        self.clock = clock
+class _Halving(HalvingRandomSearchCV):
+    clock: _Clock
 
-    def _run_search(self, evaluate_candidates: Callable[..., Any]) -> None:
-        def evaluate(candidates: Any, cv: Any, more_results: Any = None) -> Any:
+    def _run_search(self, evaluate_candidates: Any, *, callback_ctx: Any = None) -> None:
+        def evaluate(candidates: Any, cv: Any, more_results: Any, **_context: Any) -> Any:
             return self.clock.run(evaluate_candidates, list(candidates), cv, more=more_results)
 
-        try:
-            super()._run_search(evaluate)
-        except _OutOfTime:
-            self.n_iterations_ = self.n_candidates_ = None
+        with contextlib.suppress(_OutOfTime):
+            run: Any = super()._run_search
+            run(evaluate, callback_ctx=callback_ctx)
 
 
 def _found(tried: Any) -> Found:

@@ -156,7 +156,7 @@ class Tracer(NDArrayOperatorsMixin):
     def __pow__(self, exponent: Any) -> Tracer:
         if not isinstance(exponent, Tracer) and not self.truth and exponent in POWERS:
             return self.recording.step(POWERS[exponent], self)
-        return np.power(self, exponent)  # type: ignore[no-any-return, call-overload]
+        return np.power(self, exponent)  # type: ignore[no-any-return]
 
     def astype(self, dtype: Any) -> Tracer:
         if np.dtype(dtype) == np.float64:
