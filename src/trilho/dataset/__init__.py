@@ -10,16 +10,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from trilho.dataset.records import ColumnSummary, Top
 from trilho.dataset.source import csv_lines, digest, local
 
 if TYPE_CHECKING:
     from trilho.dataset.roles import Dataset, read
     from trilho.dataset.split import holdout
-    from trilho.dataset.summary import ColumnSummary, column_kinds, summarise
+    from trilho.dataset.summary import column_kinds, summarise
 
 __all__ = [
     "ColumnSummary",
     "Dataset",
+    "Top",
     "column_kinds",
     "csv_lines",
     "digest",
@@ -30,7 +32,6 @@ __all__ = [
 ]
 
 _HOME = {
-    "ColumnSummary": "summary",
     "Dataset": "roles",
     "column_kinds": "summary",
     "holdout": "split",

@@ -6,30 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from msgspec import Struct
+
+from trilho.dataset.records import ColumnSummary, Top
 
 TOP = 10  # most frequent values listed per column
 SMALL = 1 << 16  # range of whole numbers that is counted in an array instead of a hash table
-
-
-class Top(Struct, frozen=True, kw_only=True):
-    value: str
-    count: int
-
-
-class ColumnSummary(Struct, frozen=True, kw_only=True):
-    """One column; figures are over its values that are not missing."""
-
-    name: str
-    dtype: str
-    kind: str  # number | integer | boolean | string | date
-    missing: int
-    unique: int
-    min: float | str | None = None  # an ISO date for a date column
-    max: float | str | None = None
-    mean: float | None = None
-    sd: float | None = None
-    top: list[Top] = []
 
 
 def kind(dtype: Any) -> str:

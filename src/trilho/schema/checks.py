@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from trilho.config import Data
-from trilho.dataset import Dataset
-from trilho.dataset.summary import ColumnSummary
+from trilho.dataset import ColumnSummary, Dataset
 from trilho.errors import UsageError, nearest
 from trilho.schema.findings import Finding
 

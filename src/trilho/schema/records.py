@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from trilho.dataset.summary import ColumnSummary
+from trilho.dataset.records import ColumnSummary
+from trilho.errors import DataError, Place
 
 EXAMPLES = 5  # rows shown per failed check
 
@@ -42,3 +43,20 @@ class Validation(Struct, frozen=True, kw_only=True):
     @property
     def ok(self) -> bool:
         return not self.failures
+
+
+def error_of(validation: Validation) -> DataError:
+    """Return a failed validation as an error: one line per check, a place per example row."""
+    lines = [f"{validation.path} does not hold its schema {validation.schema}:"]
+    places: list[Place] = []
+    for failure in validation.failures:
+        where = str(Place(failure.file, failure.line)) if failure.line else failure.file
+        rows = f" ({failure.count:,} rows)" if failure.examples else ""
+        column = f"{failure.column}: " if failure.column else ""
+        lines.append(f"{where}: {column}{failure.message}{rows}")
+        places += [Place(failure.file, e.line) for e in failure.examples if e.line]
+    return DataError(
+        "\n".join(lines),
+        hint=f"Repair the data, or change {validation.schema} if the data is right.",
+        places=tuple(dict.fromkeys(places)) or (Place(validation.path),),
+    )

@@ -10,7 +10,7 @@ from trilho.config import Data
 from trilho.dataset import Dataset, csv_lines, summarise
 from trilho.schema.checks import dataset_findings
 from trilho.schema.findings import Finding, schema_findings
-from trilho.schema.load import load
+from trilho.schema.loading import load
 from trilho.schema.records import EXAMPLES, Example, Failure, Validation
 
 
