@@ -14,10 +14,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trilho.demo import ministack as embedded
+from trilho.storage import aws
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +79,20 @@ def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.M
     return monkeypatch
 
 
+CLIENTS: dict[tuple[str, str], Any] = {}
+
+
 def send_clients_to(url: str, environment: pytest.MonkeyPatch) -> str:
     for name, value in embedded.client_environment(url).items():
         environment.setenv(name, value)
+    make = aws.client
+
+    def shared(service: str) -> Any:  # to make a client takes longer than most tests
+        if (url, service) not in CLIENTS:
+            CLIENTS[url, service] = make(service)
+        return CLIENTS[url, service]
+
+    environment.setattr(aws, "client", shared)
     return url
 
 
@@ -104,11 +117,7 @@ def bucket_name() -> str:
 @pytest.fixture
 def bucket(bucket_name: str) -> str:
     """A new bucket at the server that the test uses; ask for that server's fixture first."""
-    import boto3
-
-    s3 = boto3.session.Session().client("s3")
-    s3.create_bucket(Bucket=bucket_name)
-    s3.close()
+    aws.client("s3").create_bucket(Bucket=bucket_name)
     return bucket_name
 
 

@@ -61,6 +61,11 @@ class Processes:
 
 
 def serve() -> None:
+    if "AWS_ENDPOINT_URL" in os.environ:  # made once for all forks; it has no connections yet
+        from trilho.storage import aws
+
+        made = aws.client("s3")
+        aws.client = lambda _: made
     for line in sys.stdin:
         question = json.loads(line)
         if "wait" in question:
@@ -86,8 +91,8 @@ def _run(question: dict[str, Any]) -> None:
 def die_at(last: int) -> None:
     """Let this process die, as by kill -9, at its `last`-th step.
 
-    A step is a moment before or after anything is written: a file synced, named or removed, a
-    request sent to S3.
+    A step is the moment before anything is written: before a file is synced, named or removed,
+    before an object is sent to S3.
     """
     lock = threading.Lock()
     steps = 0
@@ -99,24 +104,22 @@ def die_at(last: int) -> None:
             if steps == last:
                 os._exit(KILLED)
 
-    def with_steps(do: Callable[..., Any]) -> Callable[..., Any]:
+    def with_step(do: Callable[..., Any]) -> Callable[..., Any]:
         def stepping(*given: Any, **named: Any) -> Any:
             step()
-            done = do(*given, **named)
-            step()
-            return done
+            return do(*given, **named)
 
         return stepping
 
     for name in ("fsync", "link", "replace", "unlink", "rename"):
-        setattr(os, name, with_steps(getattr(os, name)))
+        setattr(os, name, with_step(getattr(os, name)))
     if "AWS_ENDPOINT_URL" in os.environ:
         from botocore.client import BaseClient
 
         call = BaseClient._make_api_call
 
         def stepping_call(self: Any, operation: str, given: dict[str, Any]) -> Any:
-            do = with_steps(call) if operation.startswith("Put") else call
+            do = with_step(call) if operation.startswith("Put") else call
             return do(self, operation, given)
 
         BaseClient._make_api_call = stepping_call

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trilho.errors import UnavailableError, UsageError
-from trilho.storage.aws import client, explained
+from trilho.storage import aws
+from trilho.storage.aws import explained
 from trilho.storage.base import (
     Stored,
     already_exists,
@@ -63,7 +64,7 @@ class S3Store:
     def _s3(self) -> S3Client:
         with self._lock:  # making clients is not thread-safe, using one is
             if self._cached is None:
-                self._cached = client("s3")
+                self._cached = aws.client("s3")
             return self._cached
 
     def get(self, key: str) -> Stored:
