@@ -132,8 +132,17 @@ def _edges(quantiles: Sequence[float]) -> Floats:
 
 
 def _binned(quantiles: Sequence[float], edges: Floats) -> Floats:
-    """Return the share of a sketch in each bin: up to each edge, and above the last."""
-    if not quantiles:
+    """Return the share of a sketch in each bin: up to each edge, and above the last.
+
+    Between two points of the sketch the distribution is taken as even; at a value that stands in
+    the sketch, perhaps many times, it is exact.
+    """
+    points = np.asarray(quantiles)
+    if len(points) < 2:
         return np.zeros(len(edges) + 1)
-    counts = np.bincount(np.searchsorted(edges, quantiles), minlength=len(edges) + 1)
-    return counts / len(quantiles)
+    upto = np.searchsorted(points, edges, side="right")  # points at or below each edge
+    last, following = points[upto - 1], points[np.minimum(upto, len(points) - 1)]
+    part = (edges - last) / np.where(following > last, following - last, 1.0)
+    below = (upto - 1 + np.where(following > last, part, 0.0)) / (len(points) - 1)
+    below[upto == 0] = 0.0
+    return np.diff(np.concatenate(([0.0], below.clip(0, 1), [1.0])))
