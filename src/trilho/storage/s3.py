@@ -72,7 +72,7 @@ class S3Store:
 
         def read() -> Stored:
             found = self._s3.get_object(Bucket=self._bucket, Key=name)
-            with found["Body"] as body:
+            with contextlib.closing(found["Body"]) as body:
                 return Stored(body.read(), found["ETag"])
 
         with explained(f"read {self.url}/{key}", needs=_READ):
