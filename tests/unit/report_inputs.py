@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 from trilho.bundle import DatasetInfo, File, Manifest
+from trilho.dataset.summary import ColumnSummary
 from trilho.evaluation.results import (
     CalibrationBin,
     ColumnChange,
@@ -28,6 +28,7 @@ from trilho.evaluation.results import (
 )
 from trilho.gates import GateResult, Status, Verdict, Word
 from trilho.report import ReportInputs
+from trilho.schema.records import Example, Failure, Validation
 
 CANDIDATE = "sha256:" + "1a2b3c4d" * 8
 CHAMPION = "sha256:" + "9f8e7d6c" * 8
@@ -73,23 +74,26 @@ def verdict(
     )
 
 
-def validation(failures: list[Any] | None = None) -> Any:
-    failures = failures or []
-    return SimpleNamespace(
+def validation(failures: list[Failure] | None = None) -> Validation:
+    return Validation(
         path="data/credit_default.csv",
         digest="sha256:" + "0123456789abcdef" * 4,
+        schema="data_schemas/credit_default.yaml",
         rows=30_000,
-        columns=list(range(25)),
-        failures=failures,
-        ok=not failures,
+        columns=[
+            ColumnSummary(name=f, dtype="int64", kind="integer", missing=0, unique=9)
+            for f in FEATURES
+        ],
+        failures=failures or [],
     )
 
 
-def failure(column: str | None, check: str, count: int, values: list[str]) -> Any:
-    examples = [
-        SimpleNamespace(row=str(1000 + i), line=1002 + i, value=v) for i, v in enumerate(values)
-    ]
-    return SimpleNamespace(column=column, check=check, count=count, examples=examples)
+def failure(column: str | None, check: str, count: int, values: list[str]) -> Failure:
+    examples = [Example(row=str(1000 + i), line=1002 + i, value=v) for i, v in enumerate(values)]
+    message = f"{count} values of {column} fail {check}."
+    return Failure(
+        column=column, check=check, count=count, message=message, file="a.csv", examples=examples
+    )
 
 
 def manifest(task: str = "binary") -> Manifest:
@@ -159,6 +163,7 @@ def binary_evaluation() -> Evaluation:
         ],
         roc=Curve(x=grid, y=[x**0.35 for x in grid]),
         precision_recall=Curve(x=grid, y=[1 - 0.75 * x**0.6 for x in grid]),
+        score_range=[0.0, 1.0],
         score_histogram=[1430, 1802, 1204, 803, 504, 371, 251, 206, 166, 147, 122, 104, 93, 82,
                          71, 63, 49, 27, 5, 0],
         importance=[Importance(feature=f, mean=0.09 / (i + 1) ** 1.4, sd=0.002 / (i + 1))
@@ -254,13 +259,22 @@ def multiclass(classes: int = 4) -> ReportInputs:
     labels = [f"kind {i}" for i in range(classes)]
     evaluation = Evaluation(
         task="multiclass",
-        primary="f1_macro",
+        primary="roc_auc_ovr",
         rows=1_000,
         resamples=2_000,
         confidence=0.95,
         classes=labels,
-        metrics={"f1_macro": about(0.81), "log_loss": about(0.512), "accuracy": about(0.83)},
-        slices=[Slice(column="region", label="north", rows=420, metrics={"f1_macro": about(0.8)})],
+        metrics={
+            "f1_macro": about(0.81),
+            "roc_auc_ovr": about(0.95),
+            "log_loss": about(0.512),
+            "accuracy": about(0.83),
+        },
+        slices=[
+            Slice(column="region", label="north", rows=420, metrics={"roc_auc_ovr": about(0.93)})
+        ],
+        score_range=[0.25, 1.0],
+        score_histogram=[1, 4, 9, 20, 31, 44, 57, 70, 90, 120, 554],
         confusion=[[200 if i == j else 7 + i for j in range(classes)] for i in range(classes)],
         importance=[Importance(feature="length", mean=0.21, sd=0.01)],
         single_feature={"length": 0.8},
@@ -274,15 +288,17 @@ def multiclass(classes: int = 4) -> ReportInputs:
 def regression() -> ReportInputs:
     evaluation = Evaluation(
         task="regression",
-        primary="rmse",
+        primary="r2",
         rows=5_160,
         resamples=2_000,
         confidence=0.95,
         metrics={"rmse": about(48_211.4, 912.0), "mae": about(31_804.2, 400), "r2": about(0.829)},
         slices=[
-            Slice(column="ocean", label=x, rows=1000 + 300 * i, metrics={"rmse": about(47e3, 3e3)})
+            Slice(column="ocean", label=x, rows=1000 + 300 * i,
+                  metrics={"r2": about(0.8 + 0.01 * i, 0.03)})
             for i, x in enumerate(["INLAND", "NEAR BAY", "<1H OCEAN"])
         ],
+        score_range=[-250_000.0, 250_000.0],
         score_histogram=[2, 5, 14, 40, 96, 210, 500, 880, 1100, 1009, 640, 330, 170, 90, 40, 20,
                          8, 4, 1, 1],
         importance=[Importance(feature="income", mean=31_000.0, sd=400.0),

@@ -208,8 +208,8 @@ def test_every_part_of_a_full_report_is_there() -> None:
 
 def test_broken_data_is_told_by_check_and_by_row() -> None:
     text = markdown(made_up.invalid())
-    assert "| `AGE` | `in_range(18, 100)` | 3 |" in text
-    assert "| the dataset | `no_duplicate_ids` | 2 |" in text
+    assert "| `AGE` | `in_range(18, 100)` | 3 | 3 values of AGE fail in\\_range(18, 100). |" in text
+    assert "| the dataset | `no_duplicate_ids` | 2 | " in text
     assert "| `AGE` | `1002` | 1,004 | `312` |" in text
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trilho.report import quality
@@ -19,6 +21,7 @@ from trilho.report.document import (
     Paragraph,
     Section,
     Table,
+    Tile,
 )
 from trilho.report.inputs import ReportInputs
 from trilho.report.text import (
@@ -28,6 +31,7 @@ from trilho.report.text import (
     duration,
     figure,
     interval,
+    metric_name,
     one_line,
     percent,
     short_digest,
@@ -73,7 +77,9 @@ def document(inputs: ReportInputs) -> Document:
         _reproduce,
     ]
     sections = [section for part in parts if (section := part(inputs)) is not None]
-    return Document(inputs.name, _headline(inputs), sections, inputs.run_url)
+    # the address comes from the environment: only a plain web address becomes a link
+    link = inputs.run_url if re.fullmatch(r"https?://[\w.:/%-]+", inputs.run_url or "") else None
+    return Document(inputs.name, _headline(inputs), sections, link)
 
 
 def _headline(inputs: ReportInputs) -> Headline:
@@ -89,7 +95,7 @@ def _headline(inputs: ReportInputs) -> Headline:
         facts.append(("judged on", counted(inputs.evaluation.rows, "hold-out row")))
     elif inputs.validation is not None:
         facts.append(("read", counted(inputs.validation.rows, "row")))
-    return Headline(*_verdict(inputs), facts)
+    return Headline(*_verdict(inputs), facts, _tiles(inputs))
 
 
 def _verdict(inputs: ReportInputs) -> tuple[str, str, str]:
@@ -106,6 +112,47 @@ def _verdict(inputs: ReportInputs) -> tuple[str, str, str]:
         return "NO VERDICT", "muted", "The gates have not judged this candidate yet."
     word = inputs.verdict.verdict
     return word, TONES.get(word, "muted"), one_line(inputs.verdict.summary)
+
+
+def _tiles(inputs: ReportInputs) -> list[Tile]:
+    evaluation, comparison = inputs.evaluation, inputs.comparison
+    if evaluation is None:
+        return []
+    name = evaluation.primary
+    tiles = []
+    difference = comparison.metrics.get(name) if comparison else None
+    if difference is not None:
+        places = decimals(difference.candidate, difference.champion)
+        below = f"{figure(difference.difference, places, signed=True)}, "
+        mark = quality.judge(name, difference)
+        tiles.append(
+            Tile(
+                metric_name(name),
+                figure(difference.candidate),
+                replace(mark, text=below + mark.text),
+            )
+        )
+    elif (estimate := evaluation.metrics.get(name)) is not None:
+        below = interval(estimate.low, estimate.high, decimals(estimate.value))
+        tiles.append(Tile(metric_name(name), figure(estimate.value), below))
+    if inputs.verdict is not None and inputs.verdict.results:
+        results = inputs.verdict.results
+        passed = sum(r.status == "pass" for r in results)
+        failed = sum(r.status == "fail" for r in results)
+        unsure = sum(r.status == "unsure" for r in results)
+        found: Cell = Mark(f"{failed} failed", "bad") if failed else "none failed"
+        if not failed and unsure:
+            found = Mark(f"{unsure} unsure", "unsure")
+        tiles.append(Tile("Gates passed", f"{passed} of {len(results)}", found))
+    if comparison is not None and comparison.flips is not None:
+        flips = comparison.flips
+        balance = figure(flips.fixed - flips.broken, 0, signed=True)
+        below = f"{whole(flips.fixed)} fixed, {whole(flips.broken)} broken"
+        tiles.append(Tile("Decisions turned right", balance, below))
+    if inputs.measurements is not None:
+        time = duration(inputs.measurements.row_microseconds)
+        tiles.append(Tile("One prediction", time, size(inputs.measurements.model_bytes)))
+    return tiles
 
 
 def _gates(inputs: ReportInputs) -> Section | None:
@@ -157,10 +204,15 @@ def _broken_data(inputs: ReportInputs) -> Section | None:
     assert inputs.validation is not None
     failures = inputs.validation.failures
     counts = Table(
-        ("Column", "Check", "Rows"),
-        "llr",
+        ("Column", "Check", "Rows", "What is wrong"),
+        "llrl",
         [
-            (Name(f.column) if f.column else "the dataset", Name(f.check), whole(f.count))
+            (
+                Name(f.column) if f.column else "the dataset",
+                Name(f.check),
+                whole(f.count),
+                f.message,
+            )
             for f in failures
         ],
         "check",
@@ -229,7 +281,12 @@ def _validation(inputs: ReportInputs) -> Section | None:
     if validation is None or inputs.invalid:
         return None
     checked = f"{counted(validation.rows, 'row')} and {counted(len(validation.columns), 'column')}"
-    text = (Name(validation.path), f" holds {checked}; every check of its schema passed.")
+    text = (
+        Name(validation.path),
+        f" holds {checked}; every check of ",
+        Name(validation.schema),
+        " passed.",
+    )
     return Section("validation", "Data validation", [Paragraph(text)], lead=f"{checked}, all valid")
 
 

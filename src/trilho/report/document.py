@@ -92,6 +92,15 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """One figure worth a large print, with its comment."""
+
+    label: str
+    value: str
+    below: Cell
+
+
+@dataclass(frozen=True)
 class Headline:
     """The verdict, and what a reader must know to place it."""
 
@@ -99,6 +108,7 @@ class Headline:
     tone: str  # good | unsure | bad | muted
     reason: str
     facts: list[tuple[str, Cell]]
+    tiles: list[Tile]
 
 
 @dataclass(frozen=True)
@@ -106,4 +116,4 @@ class Document:
     name: str
     headline: Headline
     sections: list[Section]
-    run_url: str | None = None
+    link: str | None = None  # to the workflow run; https or http, nothing else

@@ -104,8 +104,8 @@ def _head(content: Document) -> str:
         alert(headline.tone, headline.word, headline.reason),
         facts,
     ]
-    if content.run_url is not None and re.fullmatch(r"https?://[^\s<>()\[\]|`]+", content.run_url):
-        parts[-1] += (" · " if facts else "") + f"[workflow run]({content.run_url})"
+    if content.link is not None:
+        parts[-1] += (" · " if facts else "") + f"[workflow run]({content.link})"
     return "\n\n".join(part for part in parts if part)
 
 

@@ -24,9 +24,15 @@ from trilho.report.text import (
     lower_is_better,
     metric_name,
     percent,
-    shorten,
     whole,
 )
+
+# what `score_histogram` holds: the section's title and its first column
+SCORES = {
+    "binary": ("Scores", "Score"),
+    "multiclass": ("Confidence", "Top probability"),
+    "regression": ("Residuals", "Truth minus prediction"),
+}
 
 
 def judge(metric: str, difference: Difference) -> Mark:
@@ -74,7 +80,7 @@ def metrics(inputs: ReportInputs) -> Section | None:
     return Section("metrics", title, blocks, folded=False)
 
 
-def _ordered(evaluation: Evaluation, names: list[str]) -> list[str]:
+def ordered(evaluation: Evaluation, names: list[str]) -> list[str]:
     """Return the metrics with the primary one first."""
     return sorted(names, key=lambda name: name != evaluation.primary)
 
@@ -82,12 +88,12 @@ def _ordered(evaluation: Evaluation, names: list[str]) -> list[str]:
 def _metric(evaluation: Evaluation, name: str) -> str:
     arrow = "lower is better" if lower_is_better(name) else ""
     notes = [note for note in ("primary" if name == evaluation.primary else "", arrow) if note]
-    return shorten(metric_name(name)) + (f" ({', '.join(notes)})" if notes else "")
+    return metric_name(name) + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _beside(evaluation: Evaluation, differences: dict[str, Difference]) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for name in _ordered(evaluation, list(differences)):
+    for name in ordered(evaluation, list(differences)):
         d = differences[name]
         places = decimals(d.candidate, d.champion)
         rows.append(
@@ -106,7 +112,7 @@ def _beside(evaluation: Evaluation, differences: dict[str, Difference]) -> Table
 
 def _alone(evaluation: Evaluation) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for name in _ordered(evaluation, list(evaluation.metrics)):
+    for name in ordered(evaluation, list(evaluation.metrics)):
         e = evaluation.metrics[name]
         places = decimals(e.value)
         rows.append(
@@ -280,19 +286,26 @@ def scores(inputs: ReportInputs) -> Section | None:
         return None
     counts = evaluation.score_histogram
     total, most = sum(counts) or 1, max(counts) or 1
-    residuals = evaluation.task == "regression"
-    width = 1 / len(counts)
+    edges = score_edges(evaluation)
+    places = decimals(*edges) if evaluation.task == "regression" else 2
     rows: list[tuple[Cell, ...]] = [
         (
-            str(i + 1) if residuals else f"{i * width:.2f} to {(i + 1) * width:.2f}",
+            interval(edges[i], edges[i + 1], places),
             Bar(count / most, percent(count / total)),
             whole(count),
         )
         for i, count in enumerate(counts)
     ]
-    title = "Residuals" if residuals else "Scores"
-    head = ("Bin of the residual, lowest first" if residuals else "Score", "Share", "Rows")
-    return Section("scores", title, [Table(head, "llr", rows, "bin")])
+    title, first = SCORES.get(evaluation.task, SCORES["binary"])
+    head = (first, "Share", "Rows")
+    return Section("scores", title, [Table(head, "rlr", rows, "bin")])
+
+
+def score_edges(evaluation: Evaluation) -> list[float]:
+    """Return the edges of the bins of `score_histogram`, one more than there are bins."""
+    low, high = evaluation.score_range or (0.0, 1.0)
+    bins = len(evaluation.score_histogram)
+    return [low + (high - low) * i / bins for i in range(bins + 1)]
 
 
 def thresholds(inputs: ReportInputs) -> Section | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import unicodedata
 
+from trilho.evaluation.results import METRICS
+
 NOTHING = "–"
 NAME_LENGTH = 72  # a sha256 digest fits
 SENTENCE_LENGTH = 400
@@ -13,11 +15,11 @@ SENTENCE_LENGTH = 400
 # overrides, zero-width spaces, byte order marks) can only mislead a reader of the report.
 JOINERS = "\u200c\u200d"
 
-METRICS = {
+NAMES = {
     "roc_auc": "ROC AUC",
+    "roc_auc_ovr": "ROC AUC, one vs rest",
     "gini": "Gini",
     "ks": "KS",
-    "log_loss": "Log loss",
     "brier": "Brier score",
     "ece": "ECE",
     "f1": "F1",
@@ -27,21 +29,20 @@ METRICS = {
     "r2": "R²",
     "mape": "MAPE",
 }
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "mse", "rmse", "mae", "mape"})
 
 
 def metric_name(metric: str) -> str:
-    """Return the metric as people write it: `roc_auc` is `ROC AUC`, `f1_macro` is `F1 macro`."""
-    if metric in METRICS:
-        return METRICS[metric]
-    for known, name in METRICS.items():
-        if metric.startswith(known + "_"):
-            return f"{name} {metric.removeprefix(known + '_').replace('_', ' ')}"
-    return (metric[:1].upper() + metric[1:]).replace("_", " ")
+    """Return the metric as people write it: `roc_auc` is `ROC AUC`, `f1_macro` is `F1, macro`."""
+    if metric in NAMES:
+        return NAMES[metric]
+    for average in ("macro", "weighted"):
+        if metric.endswith("_" + average):
+            return f"{metric_name(metric.removesuffix('_' + average))}, {average}"
+    return shorten(metric[:1].upper() + metric[1:].replace("_", " "))
 
 
 def lower_is_better(metric: str) -> bool:
-    return metric in LOWER_IS_BETTER
+    return any(metrics.get(metric) is False for metrics in METRICS.values())
 
 
 def visible(text: str) -> str:
