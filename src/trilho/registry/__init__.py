@@ -25,8 +25,9 @@ from trilho.registry.records import (
     RunRecord,
     Source,
     Version,
+    now,
 )
-from trilho.registry.views import Change, Described, Diff, describe, diff, resolve
+from trilho.registry.views import Change, Described, Diff, changes, describe, diff, resolve
 
 __all__ = [
     "Alias",
@@ -41,8 +42,10 @@ __all__ = [
     "RunRecord",
     "Source",
     "Version",
+    "changes",
     "describe",
     "diff",
+    "now",
     "open_registry",
     "resolve",
 ]

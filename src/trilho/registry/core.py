@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import secrets
-import shutil
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -15,8 +10,9 @@ from typing import TypeVar
 import msgspec
 
 from trilho import bundle
-from trilho.bundle import Manifest
-from trilho.errors import ConflictError, IntegrityError, UsageError, nearest
+from trilho.errors import ConflictError, IntegrityError, UsageError
+from trilho.registry import keys
+from trilho.registry.bundles import Bundles, together
 from trilho.registry.records import (
     Alias,
     Candidate,
@@ -31,10 +27,6 @@ from trilho.registry.records import (
 )
 from trilho.storage import AlreadyExists, NotFound, Store, open_store
 
-WORKERS = 8  # requests to the store at one time
-
-T = TypeVar("T")
-Item = TypeVar("Item")
 R = TypeVar("R", bound=msgspec.Struct)
 
 
@@ -43,121 +35,20 @@ def open_registry(url: str) -> Registry:
     return Registry(open_store(url))
 
 
-class Registry:
+class Registry(Bundles):
     """Bundles, versions, aliases and history in one store. Safe to share between threads."""
 
     def __init__(self, store: Store) -> None:
-        self.store = store
-        self._manifests: dict[str, Manifest] = {}  # written once, so read once
+        super().__init__(store)
         self._versions: dict[int, Version] = {}
         self._told: set[str] = set()
-
-    # --- bundles ---
-
-    def put_bundle(self, folder: Path) -> str:
-        """Store a sealed bundle and return its digest; what is there already is not sent again.
-
-        Raises
-        ------
-        IntegrityError
-            The folder is not what its manifest says, or the store holds a damaged copy.
-        """
-        manifest, digest = bundle.verify(folder)
-        files = {entry.sha256: folder / name for name, entry in manifest.files.items()}
-        _together(
-            lambda item: self.store.upload_once(_blob(item[0]), item[1], item[0]), files.items()
-        )
-        self._put_same(_manifest(digest), (folder / bundle.MANIFEST).read_bytes())
-        return digest
-
-    def read_manifest(self, digest: str) -> Manifest:
-        """Return the manifest of a stored bundle, verified against its digest."""
-        if digest not in self._manifests:
-            self._manifests[digest] = bundle.parse_manifest(self._manifest_bytes(digest))
-        return self._manifests[digest]
-
-    def bundle_file(self, digest: str, name: str) -> bytes:
-        """Return one file of a stored bundle, verified against its manifest."""
-        entry = self.read_manifest(digest).files.get(name)
-        if entry is None:
-            known = list(self.read_manifest(digest).files)
-            raise UsageError(f"Bundle {digest} has no file '{name}'{nearest(name, known)}.")
-        try:
-            data = self.store.get(_blob(entry.sha256)).data
-        except NotFound:
-            raise self._missing(name, entry.sha256) from None
-        if bundle.sha256_bytes(data) != entry.sha256:
-            raise IntegrityError(
-                f"Bundle file {name} was changed in {self.store.url}: its sha256 does not match."
-            )
-        return data
-
-    def fetch_bundle(self, digest: str, folder: Path) -> Manifest:
-        """Bring a bundle into `folder`, which appears whole and verified, or not at all.
-
-        A folder that holds exactly this bundle already is used as it is; another or a damaged
-        bundle there is replaced.
-
-        Raises
-        ------
-        IntegrityError
-            Naming the file that is missing, truncated or changed.
-        UsageError
-            There is no such bundle, or the folder holds something that is no bundle.
-        """
-        folder = folder.absolute()
-        if folder.exists():
-            with contextlib.suppress(IntegrityError):
-                return bundle.verify(folder, digest)[0]
-            if any(folder.iterdir()) and not (folder / bundle.MANIFEST).exists():
-                raise UsageError(
-                    f"{folder} holds something that is not a bundle.",
-                    hint="Name an empty or a new folder.",
-                )
-        manifest = self.read_manifest(digest)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        mark = f"{folder.name}.{secrets.token_hex(4)}"
-        partial = folder.with_name(f".{mark}.partial")
-        try:
-            self._download(manifest, partial)
-            (partial / bundle.MANIFEST).write_bytes(self._manifest_bytes(digest))
-            bundle.verify(partial, digest)
-            self._install(partial, folder, folder.with_name(f".{mark}.old"), digest)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return manifest
-
-    def check_bundle(self, digest: str) -> Manifest:
-        """Return the manifest of a bundle after a look that each of its files is in the store.
-
-        Raises
-        ------
-        IntegrityError
-            Naming a file that is missing or has the wrong size. Contents are verified when fetched.
-        """
-        manifest = self.read_manifest(digest)
-
-        def check(item: tuple[str, bundle.File]) -> None:
-            name, entry = item
-            try:
-                size = self.store.size(_blob(entry.sha256))
-            except NotFound:
-                raise self._missing(name, entry.sha256) from None
-            if size != entry.size:
-                raise IntegrityError(
-                    f"Bundle file {name} has {size} bytes in {self.store.url}, "
-                    f"expected {entry.size}."
-                )
-
-        _together(check, manifest.files.items())
-        return manifest
 
     # --- candidates and runs ---
 
     def candidate(self, fingerprint: str) -> Candidate | None:
         """Return what was trained from these inputs, if anything was."""
         with contextlib.suppress(NotFound):
-            return self._read(_candidate(fingerprint), Candidate)
+            return self._read(keys.candidate(fingerprint), Candidate)
         return None
 
     def put_candidate(self, candidate: Candidate) -> None:
@@ -169,7 +60,7 @@ class Registry:
             Another bundle was trained from the same inputs meanwhile: that one stands, so that
             what a reviewer saw is what is deployed. A quarantined one gives way.
         """
-        key = _candidate(candidate.fingerprint)
+        key = keys.candidate(candidate.fingerprint)
         while True:
             etag = None
             with contextlib.suppress(NotFound):
@@ -187,11 +78,18 @@ class Registry:
 
     def put_run(self, run: RunRecord) -> None:
         """Keep the record of a training run; the same record again is no error."""
-        self._put_same(f"runs/{run.id}.json", bundle.canonical(run))
+        self._put_same(keys.run(run.id), bundle.canonical(run))
+
+    def run(self, id: str) -> RunRecord | None:
+        """Return the record of one training run."""
+        try:
+            return self._read(f"runs/{id}.json", RunRecord)
+        except NotFound:
+            return None
 
     def runs(self) -> list[RunRecord]:
         """Return all training runs, the oldest first."""
-        runs = _together(lambda key: self._read(key, RunRecord), self.store.list("runs/"))
+        runs = together(lambda key: self._read(key, RunRecord), self.store.list("runs/"))
         return sorted(runs, key=lambda run: (run.started_at, run.id))
 
     # --- versions ---
@@ -226,7 +124,7 @@ class Registry:
                 source=source,
             )
             try:
-                self.store.put_once(_version(number), bundle.canonical(version))
+                self.store.put_once(keys.version(number), bundle.canonical(version))
             except AlreadyExists:  # somebody else was first
                 version = self._version(number)
                 if version.digest != digest:
@@ -238,7 +136,7 @@ class Registry:
         found = [int(Path(key).stem) for key in self.store.list("versions/")]
         # A listing may miss a number that is written while it is made.
         numbers = range(1, max(found, default=0) + 1)
-        return [version for version in _together(self._version_or_none, numbers) if version]
+        return [version for version in together(self._version_or_none, numbers) if version]
 
     def version(self, number: int) -> Version:
         """Return a version; UsageError, listing the known ones, when there is none."""
@@ -258,7 +156,7 @@ class Registry:
 
     def alias(self, name: str) -> Alias | None:
         """Return where an alias points, with the etag that the next move of it must name."""
-        key = _alias(name)
+        key = keys.alias(name)
         try:
             data, etag = self.store.get(key)
         except NotFound:
@@ -321,7 +219,7 @@ class Registry:
         )
         try:
             etag = self.store.swap(
-                _alias(name), bundle.canonical(moved), expected.etag if expected else None
+                keys.alias(name), bundle.canonical(moved), expected.etag if expected else None
             )
         except ConflictError:
             raise _conflict(name) from None
@@ -330,7 +228,7 @@ class Registry:
 
     def history(self) -> list[Event]:
         """Return all that happened, the oldest first."""
-        return _together(lambda key: self._read(key, Event), self.store.list("history/"))
+        return together(lambda key: self._read(key, Event), self.store.list("history/"))
 
     # --- quarantine ---
 
@@ -338,9 +236,9 @@ class Registry:
         """Bar a bundle from being published or promoted, for good; the first reason stands."""
         entry = Quarantined(digest=digest, reason=reason, at=now(), source=source)
         try:
-            self.store.put_once(_quarantine(digest), bundle.canonical(entry))
+            self.store.put_once(keys.quarantine(digest), bundle.canonical(entry))
         except AlreadyExists:
-            entry = self._read(_quarantine(digest), Quarantined)
+            entry = self._read(keys.quarantine(digest), Quarantined)
         version = self.version_of(digest)
         self._tell(
             Event(
@@ -357,7 +255,7 @@ class Registry:
     def quarantined(self, digest: str) -> Quarantined | None:
         """Return why a bundle is in quarantine; None when it is not."""
         with contextlib.suppress(NotFound):
-            return self._read(_quarantine(digest), Quarantined)
+            return self._read(keys.quarantine(digest), Quarantined)
         return None
 
     # --- inside ---
@@ -395,78 +293,24 @@ class Registry:
         from the record that it tells of: whoever finishes a killed action tells it no second time.
         """
         data = bundle.canonical(event)
-        time = re.sub(r"[^0-9T.]", "", event.at.partition("+")[0])
-        key = f"history/{time}-{_hex(bundle.sha256_bytes(data))[:16]}.json"
+        key = keys.event(event.at, bundle.sha256_bytes(data))
         if key not in self._told:
             with contextlib.suppress(AlreadyExists):
                 self.store.put_once(key, data)
             self._told.add(key)
-
-    def _put_same(self, key: str, data: bytes) -> None:
-        """Create an object, or find it there with the same content."""
-        try:
-            self.store.put_once(key, data)
-        except AlreadyExists:
-            if self.store.get(key).data != data:
-                raise IntegrityError(
-                    f"'{key}' exists in {self.store.url} with another content."
-                ) from None
 
     def _read(self, key: str, kind: type[R]) -> R:
         return _decode(self.store.get(key).data, kind, key, self.store.url)
 
     def _version(self, number: int) -> Version:
         if number not in self._versions:
-            self._versions[number] = self._read(_version(number), Version)
+            self._versions[number] = self._read(keys.version(number), Version)
         return self._versions[number]
 
     def _version_or_none(self, number: int) -> Version | None:
         with contextlib.suppress(NotFound):
             return self._version(number)
         return None
-
-    def _manifest_bytes(self, digest: str) -> bytes:
-        try:
-            data = self.store.get(_manifest(digest)).data
-        except NotFound:
-            raise UsageError(f"There is no bundle {digest} in {self.store.url}.") from None
-        if bundle.sha256_bytes(data) != digest:
-            raise IntegrityError(
-                f"The manifest of bundle {digest} was changed in {self.store.url}: its sha256 does "
-                "not match."
-            )
-        return data
-
-    def _download(self, manifest: Manifest, folder: Path) -> None:
-        folder.mkdir()
-
-        def download(item: tuple[str, bundle.File]) -> None:
-            name, entry = item
-            bundle.check_name(name)
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self.store.download(_blob(entry.sha256), path)
-            except NotFound:
-                raise self._missing(name, entry.sha256) from None
-
-        _together(download, manifest.files.items())
-
-    def _install(self, partial: Path, folder: Path, old: Path, digest: str) -> None:
-        """Give a verified bundle its name; whoever did the same at the same time is welcome."""
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                folder.rename(old)
-            partial.rename(folder)
-        except OSError:
-            bundle.verify(folder, digest)
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-
-    def _missing(self, name: str, sha256: str) -> IntegrityError:
-        return IntegrityError(
-            f"Bundle file {name} is missing: there is no '{_blob(sha256)}' in {self.store.url}."
-        )
 
     def _refuse_quarantined(self, digest: str) -> None:
         if entry := self.quarantined(digest):
@@ -487,15 +331,6 @@ def _decode(data: bytes, kind: type[R], key: str, url: str) -> R:
         ) from None
 
 
-def _together(do: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
-    """Do it for all items, some at a time, in their order; the first error is raised."""
-    items = list(items)
-    if len(items) < 2:
-        return [do(item) for item in items]
-    with ThreadPoolExecutor(min(WORKERS, len(items))) as pool:
-        return list(pool.map(do, items))
-
-
 def _after(before: str | None) -> str:
     """The time now, or just after `before` if that machine's clock was ahead."""
     at = now()
@@ -509,36 +344,3 @@ def _conflict(name: str) -> ConflictError:
         f"The alias '{name}' was moved by somebody else in the meantime.",
         hint="See `trilho models`, then run the command again.",
     )
-
-
-def _hex(digest: str) -> str:
-    """The hex digits of a `sha256:` digest; they become part of keys."""
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-        raise UsageError(f"'{digest}' is not a digest: expected sha256: and 64 hex digits.")
-    return digest.removeprefix("sha256:")
-
-
-def _blob(sha256: str) -> str:
-    return f"blobs/sha256/{_hex(sha256)}"
-
-
-def _manifest(digest: str) -> str:
-    return f"manifests/{_hex(digest)}.json"
-
-
-def _candidate(fingerprint: str) -> str:
-    return f"candidates/{_hex(fingerprint)}.json"
-
-
-def _quarantine(digest: str) -> str:
-    return f"quarantine/{_hex(digest)}.json"
-
-
-def _version(number: int) -> str:
-    return f"versions/{number:06d}.json"
-
-
-def _alias(name: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", name):
-        raise UsageError(f"'{name}' is no name for an alias: lower case, digits and dashes.")
-    return f"aliases/{name}.json"

@@ -24,7 +24,7 @@ class Archive:
 
     def __init__(self, path: Path, signature: Signature) -> None:
         self._signature = signature
-        self._model: Any = joblib.load(path)  # type: ignore[no-untyped-call]
+        self._model: Any = joblib.load(path)
 
     def predict(self, columns: dict[str, Array]) -> Array:
         frame = pd.DataFrame(

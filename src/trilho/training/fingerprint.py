@@ -56,7 +56,7 @@ def parts(config: Pipeline, dataset_digest: str) -> dict[str, str]:
         "name": config.name,
         **{name: sha256_bytes(text.encode()) for name, text in settings.items()},
         "dataset": dataset_digest,
-        "schema": _schema(Path(config.data.schema_)),
+        "schema": schema(Path(config.data.schema_)),
         "project": project(config),
         "trilho": code(*ROOMS),
         "lock": lock_digest() or "none",
@@ -104,7 +104,8 @@ def project(config: Pipeline) -> str:
     return _digest_of_files(path.parents[1], folder.rglob("*.py") if folder else [path])
 
 
-def _schema(path: Path) -> str:
+def schema(path: Path) -> str:
+    """Return the digest of the schema file."""
     try:
         return sha256_file(path)
     except (FileNotFoundError, IsADirectoryError):

@@ -124,13 +124,13 @@ def train(
     )
     _write(folder / "model_card.md", write_card(settings, manifest, signature, found).encode())
     digest = bundle.seal(folder, manifest)
-    _write_holdout(folder.parent / HOLDOUT, ids, _coded(y[held], signature), served.scores)
+    _write_holdout(folder.parent / HOLDOUT, ids, coded(y[held], signature), served.scores)
     return Trained(
         folder=folder,
         digest=digest,
         manifest=bundle.read_manifest(folder)[0],
         evaluation=found,
-        measurements=_measure(served, folder, columns),
+        measurements=measure(served.form, folder, columns),
         search=tried,
     )
 
@@ -215,7 +215,13 @@ def _serving_form(
             target.rmdir()
         reason = f"CompileRefused: {refused}"
         tell(f"scikit-learn will serve it: {refused}")
-        scores = predict(model, frame, signature)
+        try:
+            scores = predict(model, frame, signature)
+        except ValueError as error:
+            raise UsageError(
+                f"The model cannot score the hold-out rows: {_first_line(error)}",
+                hint="Rows to come may hold such values, too; see handle_unknown of encoders.",
+            ) from error
         return _Served(SklearnForm(model, signature), scores, None, reason)
 
 
@@ -233,7 +239,7 @@ def _evaluate(
     return evaluate(
         settings.evaluation,
         task=dataset.task,
-        y=_coded(y, signature),
+        y=coded(y, signature),
         scores=served.scores,
         frame=dataset.frame[held],
         ids=ids,
@@ -244,8 +250,8 @@ def _evaluate(
     )
 
 
-def _coded(y: NDArray[Any], signature: Signature) -> NDArray[Any]:
-    """The truth as `evaluate` takes it: 1 for positive, the class's index, or the number."""
+def coded(y: NDArray[Any], signature: Signature) -> NDArray[Any]:
+    """Return the truth as `evaluate` takes it: 1 for positive, the class's index, or the number."""
     if signature.task == "regression":
         return np.asarray(y, np.float64)
     if signature.task == "binary":
@@ -254,16 +260,29 @@ def _coded(y: NDArray[Any], signature: Signature) -> NDArray[Any]:
     return np.array([place[label] for label in y.tolist()], np.int64)
 
 
-def _measure(served: _Served, folder: Path, columns: Columns) -> Measurements:
-    """Time one row and a batch of 1,000 with the serving form, in medians."""
+def measure(
+    form: Form, folder: Path, columns: Columns, champion: Form | None = None
+) -> Measurements:
+    """Time one row and a batch of up to 1,000, in medians; champion and candidate in one run.
+
+    Parameters
+    ----------
+    form, folder
+        The form that will serve, and the bundle that it stands in.
+    columns
+        Hold-out rows.
+    champion
+        The form that serves today.
+    """
     one, many = take(columns, slice(0, 1)), take(columns, slice(0, 1000))
     rows = len(next(iter(many.values())))
-    form = "compiled" if served.reason is None else "model.joblib"
-    files = [folder / form] if (folder / form).is_file() else (folder / form).iterdir()
+    served = folder / compiled.FOLDER
+    files = list(served.iterdir()) if served.is_dir() else [folder / "model.joblib"]
     return Measurements(
-        row_microseconds=_median_seconds(served.form, one) * 1e6,
-        batch_microseconds=_median_seconds(served.form, many) * 1e6 / rows,
+        row_microseconds=_median_seconds(form, one) * 1e6,
+        batch_microseconds=_median_seconds(form, many) * 1e6 / rows,
         model_bytes=sum(path.stat().st_size for path in files),
+        champion_row_microseconds=_median_seconds(champion, one) * 1e6 if champion else None,
     )
 
 

@@ -1,0 +1,1 @@
+"""Every performance claim, measured beside its peer in the same run."""

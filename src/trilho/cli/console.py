@@ -1,0 +1,106 @@
+"""How the verbs talk: progress and tables on stderr for people, one JSON object on stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from trilho.errors import TrilhoError
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+MARKS = {"done": "[green]✓[/]", "same": "[cyan]=[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
+
+
+@dataclass
+class Step:
+    """One line of progress: a name, what is being done now, and at the end what came of it."""
+
+    name: str
+    result: str = ""
+    mark: str = "done"
+    _status: Any = None
+
+    def tell(self, doing: str) -> None:
+        """Show what is being done now."""
+        if self._status is not None:
+            self._status.update(f"[bold]{self.name:<9}[/] {escape(doing)}")
+
+    def close(self, result: str, mark: str = "done") -> None:
+        """Say what came of it; `mark` is done, same, warn or fail."""
+        self.result, self.mark = result, mark
+
+
+@contextmanager
+def step(name: str) -> Iterator[Step]:
+    """Show a step while it runs, then one line with its result and time."""
+    start = time.perf_counter()
+    with err.status(f"[bold]{name:<9}[/]") as status:
+        current = Step(name, _status=status)
+        try:
+            yield current
+        except BaseException:
+            current.mark = "fail"
+            raise
+        finally:
+            seconds = time.perf_counter() - start
+            line = f"{MARKS[current.mark]} [bold]{name:<9}[/] {escape(current.result)}"
+            status.stop()
+            err.print(f"{line} [dim]{seconds:.1f} s[/]")
+
+
+def warn(message: str) -> None:
+    """Print a warning, as an annotation too when on GitHub Actions."""
+    from trilho import github
+
+    err.print(f"[yellow]warning:[/] {escape(message)}")
+    if github.in_actions():
+        print(github.annotation("warning", message), file=sys.stderr)
+
+
+def table(title: str | None, columns: list[str], rows: list[list[str]], right: set[int]) -> None:
+    """Print a table; the columns in `right` are aligned to the right."""
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(columns):
+        shown.add_column(name, justify="right" if i in right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(cell) for cell in row))
+    Console(highlight=False).print(shown)
+
+
+def emit(value: Any) -> None:
+    """Write one JSON object to stdout."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value)).decode() + "\n")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A figure for people: significant digits, thousands separators, a dash for none."""
+    if value is None:
+        return "–"
+    if isinstance(value, int) or abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def show_error(error: TrilhoError) -> None:
+    """Print an error where people and GitHub Actions look for it."""
+    from trilho import github
+
+    err.print(f"[red bold]error:[/] {escape(error.message)}")
+    if error.hint:
+        err.print(f"[bold]hint:[/] {escape(error.hint)}")
+    github.annotate(error)
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted (`--debug` sets the variable)."""
+    return os.environ.get("TRILHO_DEBUG", "") not in ("", "0")

@@ -1,0 +1,243 @@
+"""The verbs that make and judge a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trilho.cli.console import emit, err, number, step, table, warn
+from trilho.cli.options import (
+    CONFIG,
+    RUN,
+    Config,
+    Force,
+    Json,
+    Overrides,
+    RunFolder,
+    parse_overrides,
+)
+
+if TYPE_CHECKING:
+    from trilho.gates import Verdict
+    from trilho.pipeline import Job
+    from trilho.registry import RunRecord
+    from trilho.schema import Validation
+
+PANEL = "Make and judge a model"
+EXIT = {"PROMOTE": 0, "REJECT": 4, "HOLD": 5}
+
+
+def add(app: typer.Typer) -> None:
+    """Add the verbs to the command line, in the order of the rail."""
+    for verb in (init, validate, train, evaluate, gate, report, retrain):
+        app.command(rich_help_panel=PANEL)(verb)
+
+
+def job(config: Path, run: Path, given: list[str] | None, force: bool = False) -> Job:
+    """Read the pipeline file and bind it to a run folder."""
+    from trilho import pipeline
+    from trilho.config import load
+
+    overrides = parse_overrides(given)
+    return pipeline.Job(
+        load(config, overrides), folder=run, config_path=config, overrides=overrides, force=force
+    )
+
+
+def init(
+    data: Annotated[Path, typer.Argument(help="A CSV, gzipped CSV or Parquet file.")],
+    target: Annotated[str, typer.Option(help="The column to predict.")],
+) -> None:
+    """Write a pipeline.yaml and an inferred schema for a dataset, in this folder."""
+    from trilho.init import init as write
+
+    for path in write(data, target, Path()):
+        err.print(f"wrote {path}")
+    err.print("Look them over, then run [bold]trilho validate && trilho train[/].")
+
+
+def validate(
+    config: Config = CONFIG, run: RunFolder = RUN, force: Force = False, json: Json = False
+) -> None:
+    """Check the dataset against its schema; exit 3 when it does not hold."""
+    done = _validate(job(config, run, None, force))
+    if json:
+        emit(done)
+    _stop_if_invalid(done)
+
+
+def train(
+    config: Config = CONFIG,
+    run: RunFolder = RUN,
+    given: Overrides = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Fit the model, prove its serving form, and seal both as a bundle."""
+    record = _train(job(config, run, given, force))
+    if json:
+        emit(record)
+
+
+def evaluate(
+    config: Config = CONFIG,
+    run: RunFolder = RUN,
+    given: Overrides = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Score candidate and champion on the same frozen hold-out rows."""
+    comparison = _evaluate(job(config, run, given, force))
+    if json:
+        emit(comparison)
+
+
+def gate(
+    config: Config = CONFIG, run: RunFolder = RUN, given: Overrides = None, json: Json = False
+) -> None:
+    """Say PROMOTE, HOLD (exit 5) or REJECT (exit 4)."""
+    verdict = _gate(job(config, run, given))
+    if json:
+        emit(verdict)
+    raise typer.Exit(EXIT[verdict.verdict])
+
+
+def report(
+    config: Config = CONFIG,
+    run: RunFolder = RUN,
+    given: Overrides = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write report.md and report.html for the person who must decide."""
+    markdown, html = _report(job(config, run, given, force))
+    if json:
+        emit({"markdown": str(markdown), "html": str(html)})
+
+
+def retrain(
+    config: Config = CONFIG,
+    run: RunFolder = RUN,
+    given: Overrides = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Validate, train, evaluate, gate and report in one go; unchanged inputs end at once."""
+    work = job(config, run, given, force)
+    validation = _validate(work)
+    if not validation.ok:
+        _report(work)
+        _stop_if_invalid(validation)
+    _train(work)
+    _evaluate(work)
+    verdict = _gate(work)
+    _report(work)
+    if json:
+        emit(verdict)
+    raise typer.Exit(EXIT[verdict.verdict])
+
+
+def _validate(work: Job) -> Validation:
+    from trilho import pipeline
+
+    with step("validate") as now:
+        done = pipeline.validate(work, now.tell)
+        result = done.value
+        if result.ok:
+            now.close(
+                f"{result.rows:,} rows, {len(result.columns)} columns, no failure",
+                "same" if done.same else "done",
+            )
+        else:
+            bad = sum(f.count for f in result.failures)
+            now.close(f"{len(result.failures)} checks failed on {bad:,} values", "fail")
+    if not result.ok:
+        _show_failures(result)
+    return result
+
+
+def _show_failures(result: Validation) -> None:
+    rows = []
+    for failure in result.failures:
+        examples = ", ".join(
+            f"{e.value}" + (f" (line {e.line})" if e.line else "") for e in failure.examples[:3]
+        )
+        rows.append([failure.column or "(dataset)", failure.check, f"{failure.count:,}", examples])
+    table(None, ["column", "check", "failures", "such as"], rows, right={2})
+
+
+def _stop_if_invalid(result: Validation) -> None:
+    from trilho.schema import error_of
+
+    if not result.ok:
+        raise error_of(result)
+
+
+def _train(work: Job) -> RunRecord:
+    from trilho import pipeline
+
+    with step("train") as now:
+        done = pipeline.train(work, now.tell)
+        record = done.value
+        shown = _headline(record.metrics)
+        now.close(f"{shown}, {record.digest}", "same" if done.same else "done")
+    for note in pipeline.record_run(work, record):
+        warn(note)
+    return record
+
+
+def _headline(metrics: dict[str, float | None]) -> str:
+    """The first metrics that a reader asks for."""
+    known = ("roc_auc", "gini", "balanced_accuracy", "f1", "f1_macro", "rmse", "r2", "log_loss")
+    return ", ".join(f"{m} {number(metrics[m])}" for m in known if m in metrics)
+
+
+def _evaluate(work: Job) -> Any:
+    from trilho import pipeline
+
+    with step("evaluate") as now:
+        done = pipeline.evaluate(work, now.tell)
+        comparison = done.value
+        if comparison is None:
+            now.close("no champion yet: the candidate is judged alone")
+        elif comparison.impossible:
+            now.close(comparison.impossible, "warn")
+        else:
+            parts = []
+            for name, found in list(comparison.metrics.items())[:3]:
+                if found.difference is not None:
+                    parts.append(f"{name} {found.difference:+.4f}")
+            now.close(
+                f"against champion v{comparison.champion_version}: {', '.join(parts)}",
+                "same" if done.same else "done",
+            )
+    return comparison
+
+
+def _gate(work: Job) -> Verdict:
+    from trilho import github, pipeline
+
+    with step("gate") as now:
+        verdict = pipeline.gate(work).value
+        mark = {"PROMOTE": "done", "HOLD": "warn", "REJECT": "fail"}[verdict.verdict]
+        now.close(verdict.summary, mark)
+    for result in verdict.results:
+        if result.status in ("fail", "unsure", "warn"):
+            err.print(f"  {result.gate}: {result.message}", markup=False)
+    github.set_output("verdict", verdict.verdict)
+    github.set_output("model-digest", verdict.candidate)
+    return verdict
+
+
+def _report(work: Job) -> tuple[Path, Path]:
+    from trilho import github, pipeline
+
+    with step("report") as now:
+        done = pipeline.report(work, now.tell)
+        markdown, html = done.value
+        now.close(f"{markdown}, {html}", "same" if done.same else "done")
+    github.set_output("report-path", str(markdown))
+    github.add_summary(markdown.read_text(encoding="utf-8"))
+    return markdown, html

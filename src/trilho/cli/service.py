@@ -1,0 +1,203 @@
+"""The verbs that run a model: on ECS, on this machine, in the demo."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trilho.cli.console import emit, err, step
+from trilho.cli.model import job
+from trilho.cli.options import CONFIG, RUN, Config, Json, RunFolder
+from trilho.errors import UsageError
+
+if TYPE_CHECKING:
+    from trilho import config as settings
+    from trilho.deploy.rollout import Deployment
+    from trilho.pipeline import Job
+
+PANEL = "Run a model"
+Reference = Annotated[
+    str | None, typer.Option("--version", help="3, v3, an alias, or a digest's beginning.")
+]
+
+
+def add(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    for verb in (deploy, smoke, rollback, serve, demo):
+        app.command(rich_help_panel=PANEL)(verb)
+
+
+def deploy(
+    config: Config = CONFIG,
+    run: RunFolder = RUN,
+    version: Reference = None,
+    image: Annotated[
+        str | None,
+        typer.Option(help="Another image for the serving container, by digest.", metavar="IMAGE"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Move the ECS service to a version: roll over, smoke-test, champion alias last.
+
+    Without --version it is the version that `trilho publish` made of this run's bundle. Any failure
+    puts the old version back, leaves the alias alone, and quarantines the new one.
+    """
+    from trilho.deploy.rollout import deploy as ship
+    from trilho.registry import Source, resolve
+
+    work = job(config, run, None)
+    wanted = _settings(work)
+    chosen = resolve(work.registry, version) if version else work.published()
+    with step("deploy") as now:
+        done = ship(
+            work.registry,
+            chosen.number,
+            wanted,
+            registry_url=work.config.registry,
+            source=Source.current(),
+            image=image,
+            progress=_lines(now.tell),
+        )
+        if done.changed or done.promoted:
+            now.close(f"version {done.after.version} serves at {done.smoke.url} and is champion")
+        else:
+            now.close(f"version {done.after.version} serves already", "same")
+    _finish(done, json)
+
+
+def smoke(
+    config: Config = CONFIG,
+    version: Reference = "champion",
+    url: Annotated[
+        str | None, typer.Option(help="The service's address; default: deploy.url.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Ask a running service for the golden rows of a version, and compare."""
+    from trilho.deploy.rollout import read_golden
+    from trilho.deploy.smoke import checked
+    from trilho.deploy.smoke import smoke as ask
+    from trilho.registry import resolve
+
+    work = job(config, RUN, None)
+    bounds = work.config.deploy
+    chosen = resolve(work.registry, version or "champion")
+    base = checked(url or (bounds.url if bounds else None))
+    with step("smoke") as now:
+        now.tell(f"asking {base} for the golden rows of version {chosen.number}")
+        found = ask(
+            base,
+            read_golden(work.registry, chosen.digest),
+            chosen.digest,
+            timeout=bounds.smoke_timeout_seconds if bounds else 60,
+            max_milliseconds=bounds.smoke_max_milliseconds if bounds else 1000,
+        )
+        now.close(
+            f"{found.rows} golden rows right (largest difference "
+            f"{found.largest_difference:.1g}), median {found.median_milliseconds:.1f} ms"
+        )
+    if json:
+        emit(found)
+
+
+def rollback(
+    config: Config = CONFIG,
+    to: Annotated[
+        str | None, typer.Option(help="The version to go back to; default: the champion before.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "rolled back by hand",
+    json: Json = False,
+) -> None:
+    """Put an earlier version back: service and alias together; the present one is quarantined."""
+    from trilho.deploy.rollback import rollback as go_back
+    from trilho.registry import Source, resolve
+
+    work = job(config, RUN, None)
+    wanted = _settings(work)
+    target = resolve(work.registry, to).number if to else None
+    with step("rollback") as now:
+        done = go_back(
+            work.registry,
+            wanted,
+            registry_url=work.config.registry,
+            reason=reason,
+            to=target,
+            source=Source.current(reason),
+            progress=_lines(now.tell),
+        )
+        now.close(f"version {done.after.version} serves again at {done.smoke.url}")
+    _finish(done, json)
+
+
+def serve(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="A bundle's folder; default: this run's bundle.", metavar="[BUNDLE]"),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(envvar="TRILHO_HOST", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="TRILHO_PORT", help="Port to listen on; 0 takes a free one.")
+    ] = 8080,
+) -> None:
+    """Answer `/ping` and `/invocations` from a bundle, or from the one that TRILHO_MODEL_URI names.
+
+    The container runs the same service by `python -m trilho.serving`.
+    """
+    environment = os.environ | {"TRILHO_HOST": host, "TRILHO_PORT": str(port)}
+    if bundle is not None or not environment.get("TRILHO_MODEL_URI"):
+        folder = bundle or RUN / "bundle"
+        if not (folder / "manifest.json").exists():
+            raise UsageError(f"{folder} holds no bundle.", hint="Run `trilho train` first.")
+        environment.pop("TRILHO_MODEL_URI", None)
+        environment["TRILHO_MODEL_DIR"] = str(folder)
+    # A process of its own, so that its numeric libraries start with one thread and it gets signals.
+    os.execve(sys.executable, [sys.executable, "-m", "trilho.serving"], environment)  # noqa: S606
+
+
+def demo(
+    stop: Annotated[bool, typer.Option("--stop", help="Stop what the demo left running.")] = False,
+) -> None:
+    """Take the example the whole way on this machine, with no cloud account."""
+    from trilho import demo as rail
+
+    if stop:
+        rail.stop()
+    else:
+        rail.run()
+
+
+def _settings(work: Job) -> settings.Deploy:
+    if work.config.deploy is None:
+        raise UsageError(
+            f"{work.config_path} has no 'deploy' section.",
+            hint="Name the ECS cluster, the service and its URL there; see docs/pipeline.md.",
+        )
+    return work.config.deploy
+
+
+def _lines(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Show progress as the step's status, and keep each line."""
+
+    def progress(line: str) -> None:
+        err.print(f"  [dim]{line}[/]")
+        tell(line)
+
+    return progress
+
+
+def _finish(done: Deployment, json: bool) -> None:
+    from trilho import github
+
+    github.set_output("service-url", done.smoke.url)
+    github.set_output("model-version", str(done.after.version or ""))
+    github.set_output("model-digest", done.after.digest or "")
+    github.set_output("previous-version", str(done.before.version or ""))
+    if json:
+        emit(done)

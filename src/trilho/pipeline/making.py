@@ -1,0 +1,122 @@
+"""Validate the dataset, train the model, leave the run's record."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trilho import bundle, tracking
+from trilho.errors import IntegrityError, TrilhoError
+from trilho.pipeline.job import Done, Job, Tell, digest_of, silent
+from trilho.registry import RunRecord, Source
+from trilho.training import fingerprint
+
+if TYPE_CHECKING:
+    from trilho.schema import Validation
+
+
+def validate(job: Job, tell: Tell = silent) -> Done[Validation]:
+    """Check the dataset against its schema and the dataset-level checks."""
+    from trilho.schema.records import Validation
+
+    name = "validation.json"
+    settings = job.config.data
+    stamp = digest_of(
+        job.dataset_digest,
+        fingerprint.schema(Path(settings.schema_)),
+        settings.model_dump_json(exclude={"path"}),
+        fingerprint.code("schema", "dataset"),
+        # freshness is judged against today
+        f"{datetime.now(UTC):%Y-%m-%d}" if settings.checks.freshness else "",
+    )
+    if job.unchanged(name, stamp):
+        return Done(job.read(name, Validation), same=True)
+    from trilho import schema
+
+    tell(f"reading {settings.path}")
+    data = job.dataset
+    tell(f"checking {len(data.frame):,} rows against {settings.schema_}")
+    result = schema.validate(data, settings)
+    job.write(name, result, stamp)
+    return Done(result)
+
+
+def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
+    """Give the bundle that these inputs make: the one that the run folder or the registry holds,
+    else a new one.
+    """
+    if not job.force and (record := _known(job, tell)):
+        return Done(record, same=True)
+    from trilho import training
+
+    started, clock = datetime.now(UTC), time.perf_counter()
+    tell(f"reading {job.config.data.path}")
+    data = job.dataset
+    with job.new_bundle() as partial:
+        trained = training.train(
+            job.config,
+            data,
+            partial,
+            fingerprint=job.fingerprint,
+            lock=fingerprint.lock_digest(),
+            tell=tell,
+        )
+        record = RunRecord(
+            id=f"{started:%Y%m%dT%H%M%S}-{os.urandom(3).hex()}",
+            name=job.config.name,
+            fingerprint=job.fingerprint,
+            digest=trained.digest,
+            started_at=started.isoformat(timespec="seconds"),
+            seconds=round(time.perf_counter() - clock, 3),
+            source=Source.current(),
+            dataset={"path": data.path, "digest": data.digest, "rows": len(data.frame)},
+            parameters=trained.manifest.parameters,
+            metrics=trained.manifest.metrics,
+            measurements=msgspec.to_builtins(trained.measurements),
+            environment=trained.manifest.environment,
+            search=trained.search,
+            status="trained",
+        )
+    job.write("run.json", record, job.fingerprint)
+    return Done(record)
+
+
+def _known(job: Job, tell: Tell) -> RunRecord | None:
+    """The record of a bundle that was made of the same inputs, once it lies in the run folder."""
+    if job.unchanged("run.json", job.fingerprint):
+        try:
+            bundle.verify(job.bundle)
+            return job.read("run.json", RunRecord)
+        except IntegrityError:
+            tell("the bundle in the run folder is damaged")
+    candidate = job.registry.candidate(job.fingerprint)
+    if candidate is None or job.registry.quarantined(candidate.digest):
+        return None
+    record = job.registry.run(candidate.run) if candidate.run else None
+    if record is None:
+        return None
+    tell(f"fetching {candidate.digest} from {job.config.registry}")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    job.registry.fetch_bundle(candidate.digest, job.bundle)
+    job.write("run.json", record, job.fingerprint)
+    return record
+
+
+def record_run(job: Job, record: RunRecord) -> list[str]:
+    """Leave the run's record in the registry, and in MLflow when asked; return what failed."""
+    failures = []
+    wanted: list[Callable[[], object]] = [lambda: job.registry.put_run(record)]
+    if tracking.wanted():
+        wanted.append(lambda: tracking.log_run(record, job.bundle))
+    for log in wanted:
+        try:
+            log()
+        except TrilhoError as error:
+            failures.append(f"{error.message} {error.hint or ''}".strip())
+    return failures

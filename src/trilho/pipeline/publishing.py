@@ -1,0 +1,61 @@
+"""Store a judged bundle in the registry, as a candidate or as the next version."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trilho.errors import HeldError, RejectedError, UsageError
+from trilho.pipeline.job import Job
+from trilho.registry import Candidate, RunRecord, Source, Version, now
+
+
+def store_candidate(job: Job, reason: str | None) -> Candidate:
+    """Store the bundle and its verdict in the registry, under its fingerprint."""
+    from trilho.gates import Verdict
+
+    manifest, digest = job.manifest, job.digest
+    verdict = job.read("verdict.json", Verdict)
+    if verdict.candidate != digest:
+        raise UsageError(
+            "verdict.json judges another bundle than this run's.", hint="Run `trilho gate` again."
+        )
+    comparison = job.folder / "comparison.json"
+    candidate = Candidate(
+        fingerprint=manifest.fingerprint,
+        digest=job.registry.put_bundle(job.bundle),
+        verdict=verdict.verdict,
+        champion=verdict.champion,
+        created_at=now(),
+        source=Source.current(reason),
+        run=job.read("run.json", RunRecord).id,
+        verdict_document=msgspec.to_builtins(verdict),
+        comparison=msgspec.json.decode(comparison.read_bytes()) if comparison.exists() else None,
+    )
+    job.registry.put_candidate(candidate)
+    return candidate
+
+
+def publish(job: Job, *, allow_hold: bool = False, reason: str | None = None) -> Version:
+    """Make this run's bundle the next version, if the verdict against today's champion allows.
+
+    Raises
+    ------
+    RejectedError, HeldError
+        The verdict says no.
+    """
+    candidate = store_candidate(job, reason)
+    champion = job.champion.digest if job.champion else None
+    if candidate.champion != champion:
+        raise UsageError(
+            "The champion changed since this verdict was given.", hint="Run `trilho gate` again."
+        )
+    if candidate.verdict == "REJECT":
+        raise RejectedError("The gates rejected this bundle; it is not published.")
+    if candidate.verdict == "HOLD" and not allow_hold:
+        raise HeldError(
+            "The gates hold this bundle; it is not published.",
+            hint="Add rows to the hold-out, or publish with --allow-hold.",
+        )
+    return job.registry.publish(
+        candidate.digest, verdict=candidate.verdict, source=candidate.source
+    )

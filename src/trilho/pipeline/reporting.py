@@ -1,0 +1,91 @@
+"""Write the reports of what the run folder holds."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from trilho import bundle
+from trilho.errors import UsageError
+from trilho.evaluation.results import Comparison, Measurements
+from trilho.pipeline.job import Done, Job, Tell, content, digest_of, replace, silent
+from trilho.registry import RunRecord
+from trilho.training import fingerprint
+
+if TYPE_CHECKING:
+    from trilho.report import ReportInputs
+
+T = TypeVar("T")
+
+
+def report(job: Job, tell: Tell = silent) -> Done[tuple[Path, Path]]:
+    """Write report.md and report.html of what the run folder holds."""
+    markdown, html = job.folder / "report.md", job.folder / "report.html"
+    documents = ("validation.json", "run.json", "comparison.json", "measurements.json")
+    stamp = digest_of(
+        *(content(job.folder / name) for name in (*documents, "verdict.json")),
+        fingerprint.code("report"),
+        repr(sorted(job.overrides.items())),
+    )
+    if job.unchanged("report.md", stamp) and html.exists():
+        return Done((markdown, html), same=True)
+    from trilho import report as reports
+
+    inputs = _inputs(job)
+    tell("writing report.md")
+    text = reports.markdown(inputs)
+    tell("drawing report.html")
+    replace(html, reports.html(inputs).encode())
+    job.write("report.md", text, stamp)
+    return Done((markdown, html))
+
+
+def _inputs(job: Job) -> ReportInputs:
+    from trilho.gates import Verdict
+    from trilho.report import ReportInputs
+    from trilho.schema.records import Validation
+
+    def maybe(name: str, kind: type[T]) -> T | None:
+        return job.read(name, kind) if (job.folder / name).exists() else None
+
+    validation = maybe("validation.json", Validation)
+    run = maybe("run.json", RunRecord)
+    if validation is None and run is None:
+        raise UsageError(
+            f"{job.folder} holds nothing to report.", hint="Run `trilho retrain`, or train first."
+        )
+    invalid = validation is not None and not validation.ok
+    if run is None or invalid:
+        return ReportInputs(
+            name=job.config.name, validation=validation, reproduce="trilho validate"
+        )
+    manifest, digest = bundle.read_manifest(job.bundle)
+    verdict = maybe("verdict.json", Verdict)
+    comparison = maybe("comparison.json", Comparison)
+    measured = maybe("measurements.json", Measurements) or job.measured()
+    return ReportInputs(
+        name=job.config.name,
+        manifest=manifest,
+        digest=digest,
+        evaluation=job.evaluation(),
+        comparison=comparison,
+        verdict=verdict if verdict and verdict.candidate == digest else None,
+        validation=validation,
+        measurements=measured,
+        run=run,
+        reproduce=_reproduce(job, run),
+        run_url=run.source.run_url,
+    )
+
+
+def _reproduce(job: Job, run: RunRecord) -> str:
+    """The command that gives the same bundle again."""
+    words = ["trilho", "retrain", "--force"]
+    if job.config_path != Path("pipeline.yaml"):
+        words += ["--config", str(job.config_path)]
+    for key, value in job.overrides.items():
+        words += ["--set", f"{key}={json.dumps(value)}"]
+    command = shlex.join(words)
+    return f"git checkout {run.source.commit} && {command}" if run.source.commit else command
