@@ -159,7 +159,7 @@ def _task(data: Data, target: pd.Series, file: Path) -> tuple[str, list[Label] |
             hint="Remove these rows, or fill them in.",
             places=(_place(data, file, gaps),),
         )
-    values = target.drop_duplicates()
+    values = target.drop_duplicates().tolist()
     text = not pd.api.types.is_numeric_dtype(target.dtype)
     if pd.api.types.is_datetime64_any_dtype(target.dtype):
         raise DataError(
@@ -167,7 +167,7 @@ def _task(data: Data, target: pd.Series, file: Path) -> tuple[str, list[Label] |
         )
     if len(values) == 1:
         raise DataError(
-            f"The target '{data.target}' is {values.iloc[0]!r} in every row; there is nothing to "
+            f"The target '{data.target}' is {values[0]!r} in every row; there is nothing to "
             "learn."
         )
     if text and data.task != "regression" and len(values) > max(MOST_CLASSES, len(target) // 2):
@@ -180,7 +180,7 @@ def _task(data: Data, target: pd.Series, file: Path) -> tuple[str, list[Label] |
     if task == "regression":
         if text or target.dtype.kind == "b":
             raise DataError(
-                f"The target '{data.target}' holds {values.iloc[0]!r}; a regression needs numbers.",
+                f"The target '{data.target}' holds {values[0]!r}; a regression needs numbers.",
                 hint="Set data.task to binary or multiclass, or leave it out.",
             )
         return task, None
@@ -189,10 +189,10 @@ def _task(data: Data, target: pd.Series, file: Path) -> tuple[str, list[Label] |
             f"The target '{data.target}' has {len(values)} distinct values; task 'binary' needs 2.",
             hint="Set data.task to multiclass or regression, or leave it out.",
         )
-    return task, sorted(values.tolist())
+    return task, sorted(values)
 
 
-def _guess(target: pd.Series, values: pd.Series) -> str:
+def _guess(target: pd.Series, values: list[Any]) -> str:
     if len(values) == 2:
         return "binary"
     if target.dtype.kind == "f" or (target.dtype.kind in "iu" and len(values) > MOST_CLASSES):
