@@ -230,11 +230,25 @@ def test_fetch_never_replaces_what_is_no_bundle(tmp_path: Path) -> None:
     assert (home / "thesis.doc").read_text() == "years of work"
 
 
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    registry = open_registry(str(tmp_path / "registry"))
+    digest = put(registry, tmp_path, b"one")
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match=r"Cannot write the bundle to .*file"):
+            registry.fetch_bundle(digest, folder)
+
+
 def test_many_fetch_into_one_folder(registry: Registry, tmp_path: Path) -> None:
     digest = put(registry, tmp_path, b"one")
     folder = tmp_path / "shared"
-    run_all(lambda _: registry.fetch_bundle(digest, folder), 8)
-    assert bundle.verify(folder, digest)
+
+    def work(_: int) -> None:
+        registry.fetch_bundle(digest, folder)
+        for _ in range(10):  # nobody takes away what another one uses already
+            bundle.verify(folder, digest)
+
+    run_all(work, 8)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
@@ -80,27 +81,13 @@ class Bundles:
         UsageError
             There is no such bundle, or the folder holds something that is no bundle.
         """
-        folder = folder.absolute()
-        if folder.exists():
-            with contextlib.suppress(IntegrityError):
-                return bundle.verify(folder, digest)[0]
-            if any(folder.iterdir()) and not (folder / bundle.MANIFEST).exists():
-                raise UsageError(
-                    f"{folder} holds something that is not a bundle.",
-                    hint="Name an empty or a new folder.",
-                )
-        manifest = self.read_manifest(digest)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        mark = f"{folder.name}.{secrets.token_hex(4)}"
-        partial = folder.with_name(f".{mark}.partial")
         try:
-            self._download(manifest, partial)
-            (partial / bundle.MANIFEST).write_bytes(self._manifest_bytes(digest))
-            bundle.verify(partial, digest)
-            self._install(partial, folder, folder.with_name(f".{mark}.old"), digest)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return manifest
+            return self._fetch(digest, folder.absolute())
+        except OSError as error:
+            raise UsageError(
+                f"Cannot write the bundle to {folder}: {error.strerror or error}.",
+                hint="Check the folder's permissions and the free space, or name another one.",
+            ) from error
 
     def check_bundle(self, digest: str) -> Manifest:
         """Return the manifest of a bundle after a look that each of its files is in the store.
@@ -151,6 +138,28 @@ class Bundles:
             )
         return data
 
+    def _fetch(self, digest: str, folder: Path) -> Manifest:
+        if folder.exists():
+            with contextlib.suppress(IntegrityError):
+                return bundle.verify(folder, digest)[0]
+            if any(folder.iterdir()) and not (folder / bundle.MANIFEST).exists():
+                raise UsageError(
+                    f"{folder} holds something that is not a bundle.",
+                    hint="Name an empty or a new folder.",
+                )
+        manifest = self.read_manifest(digest)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        mark = f"{folder.name}.{secrets.token_hex(4)}"
+        partial = folder.with_name(f".{mark}.partial")
+        try:
+            self._download(manifest, partial)
+            (partial / bundle.MANIFEST).write_bytes(self._manifest_bytes(digest))
+            bundle.verify(partial, digest)
+            self._install(partial, folder, folder.with_name(f".{mark}.old"), digest)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return manifest
+
     def _download(self, manifest: Manifest, folder: Path) -> None:
         folder.mkdir()
 
@@ -167,14 +176,19 @@ class Bundles:
         together(download, manifest.files.items())
 
     def _install(self, partial: Path, folder: Path, old: Path, digest: str) -> None:
-        """Give a verified bundle its name; whoever did the same at the same time is welcome."""
-        try:
+        """Give a verified bundle its name, unless somebody else did the same meanwhile."""
+        while True:
+            try:
+                partial.rename(folder)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            with contextlib.suppress(IntegrityError):
+                bundle.verify(folder, digest)
+                return
             with contextlib.suppress(FileNotFoundError):
                 folder.rename(old)
-            partial.rename(folder)
-        except OSError:
-            bundle.verify(folder, digest)
-        finally:
             shutil.rmtree(old, ignore_errors=True)
 
     def _missing(self, name: str, sha256: str) -> IntegrityError:
