@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from trilho.demo.keeper import CLUSTER, SERVICE
+from trilho.demo.ministack import REGION
 from trilho.storage.aws import client
 
 BUCKET = "trilho-demo"
 REGISTRY = f"s3://{BUCKET}/registry"
+CLUSTER_ARN = f"arn:aws:ecs:{REGION}:000000000000:cluster/{CLUSTER}"
 IMAGE = "trilho-serving:demo"
 PORT = 8080
 

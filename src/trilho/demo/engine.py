@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,16 @@ def find(root: Path, image: str, progress: Progress) -> Engine:
         progress("trying the network between this machine and a container")
         return Engine(host, _gateway(client, image))
     finally:
+        client.close()
+
+
+def clear(host: str, cluster: str) -> None:
+    """Remove the containers of a cluster of the embedded ECS, which is stopped already."""
+    with suppress(Exception):  # the engine may be gone, and its containers with it
+        client = import_module("docker").DockerClient(base_url=host)
+        labels = {"label": f"com.amazonaws.ecs.cluster={cluster}"}
+        for container in client.containers.list(all=True, filters=labels):
+            container.remove(force=True)
         client.close()
 
 
@@ -121,7 +131,11 @@ def _gateway(client: Any, image: str) -> str:
 def _container(client: Any, image: str) -> Iterator[Any]:
     try:
         container = client.containers.run(
-            image, entrypoint=["python", "-c", SERVER], command=[], detach=True
+            image,
+            entrypoint=["python", "-c", SERVER],
+            command=[],
+            detach=True,
+            healthcheck={"test": ["NONE"]},
         )
     except Exception as error:
         raise NoEngineError(f"it does not run containers: {error}") from None

@@ -25,13 +25,14 @@ from msgspec import Struct
 from trilho.demo import ministack
 from trilho.deploy.ecs import Service, connect
 from trilho.deploy.revision import Revision
-from trilho.errors import TrilhoError
+from trilho.errors import TrilhoError, UnavailableError
 
 CLUSTER = "trilho-demo"
 SERVICE = "credit-default"
 PREFERRED_PORT = 8080
 LOOK_SECONDS = 0.3
 READY_SECONDS = 30.0
+IP_FREEBIND = 15  # Linux; Python does not name it
 
 
 class State(Struct, frozen=True, kw_only=True):
@@ -42,6 +43,7 @@ class State(Struct, frozen=True, kw_only=True):
     aws_url: str
     service_url: str
     engine: str | None  # DOCKER_HOST of the container engine
+    inside_url: str | None  # the embedded AWS as containers reach it
 
 
 class Front:
@@ -200,15 +202,16 @@ async def keep(folder: Path, lock: int, engine: str | None, gateway: str | None)
     agent: Agent | None = None
     following: asyncio.Task[None] | None = None
     try:
+        port = int(aws.url.rsplit(":", 1)[-1])
         if engine:
-            port = int(aws.url.rsplit(":", 1)[-1])
             # containers reach this machine by the gateway of their network
-            await asyncio.start_server(Front(("127.0.0.1", port)), gateway, port)
+            listener = _listen(gateway or "127.0.0.1", port)
+            await asyncio.start_server(Front(("127.0.0.1", port)), sock=listener)
             url = f"{aws.url}/_alb/{SERVICE}"
         else:
             os.environ.update(aws.environment())
             front = Front()
-            listener = _listen(PREFERRED_PORT)
+            listener = _listen("127.0.0.1", PREFERRED_PORT, 0)
             await asyncio.start_server(front, sock=listener)
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             agent = Agent(front, folder, aws.environment(), lock)
@@ -219,6 +222,7 @@ async def keep(folder: Path, lock: int, engine: str | None, gateway: str | None)
             aws_url=aws.url,
             service_url=url,
             engine=engine,
+            inside_url=f"http://{gateway}:{port}" if engine else None,
         )
         write_state(folder, state)
         stopped = asyncio.create_task(stop.wait())
@@ -241,18 +245,21 @@ def write_state(folder: Path, state: State) -> None:
     os.replace(partial, folder / "state.json")
 
 
-def _listen(preferred: int) -> socket.socket:
-    """Take the preferred port, or a free one."""
-    for port in (preferred, 0):
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def _listen(host: str, *ports: int) -> socket.socket:
+    """Take the first of the ports that is free; 0 is any."""
+    for port in ports:
+        # asyncio sends at once only on sockets that name their protocol
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if host != "127.0.0.1":  # podman makes the address with its first container
+            listener.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
         try:
-            listener.bind(("127.0.0.1", port))
+            listener.bind((host, port))
         except OSError:
             listener.close()
             continue
         return listener
-    raise TrilhoError("No port of 127.0.0.1 is free.")
+    raise UnavailableError(f"Port {' and '.join(map(str, ports))} of {host} is not free.")
 
 
 def main(arguments: list[str]) -> int:

@@ -47,29 +47,36 @@ def run(folder: Path) -> None:
         )
     started = time.monotonic()
     folder = folder.resolve()
-    if background.stop(folder):
+    if _end(folder):
         out.print("[dim]stopped what an earlier demo left running[/]")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    # the registry starts empty; the runs stay, so that unchanged inputs are recognised
+    shutil.rmtree(folder / "aws", ignore_errors=True)
+    (folder / "service.log").unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         state = _start(folder)
         _tell(state, folder)
     except BaseException:
-        background.stop(folder)
+        _end(folder)
         raise
     _summary(state, folder, time.monotonic() - started)
 
 
 def stop(folder: Path) -> None:
     """End the service and the embedded AWS, and their containers."""
-    state = background.read(folder)
-    if state is not None and state.engine and background.runs(folder):
-        _isolate(state)
-        cloud.scale(0)  # the containers end with their service
-    if background.stop(folder.resolve()):
+    if _end(folder.resolve()):
         out.print("The demo's service and its AWS are stopped.")
     else:
         out.print("Nothing of the demo is running.")
+
+
+def _end(folder: Path) -> bool:
+    """Stop all of it, containers included; False when nothing ran."""
+    state = background.read(folder)
+    ended = background.stop(folder)
+    if state is not None and state.engine:
+        engine.clear(state.engine, cloud.CLUSTER_ARN)
+    return ended
 
 
 def _start(folder: Path) -> State:
@@ -103,38 +110,33 @@ def _start(folder: Path) -> State:
 
 def _tell(state: State, folder: Path) -> None:
     _heading("A first model, with plain settings, goes live as version 1")
-    _trilho("validate", run=folder / "1")
-    _make(folder / "1", PLAIN)
-    _trilho("publish", run=folder / "1", settings=PLAIN)
+    run = folder / "1"
+    _trilho("validate", run=run)
+    _trilho("train", run=run, settings=PLAIN)
+    _trilho("evaluate", run=run, settings=PLAIN)
+    _trilho("gate", run=run, settings=PLAIN)
+    _trilho("report", run=run, settings=PLAIN)
+    _trilho("publish", run=run, settings=PLAIN)
     if state.engine:
         cloud.scale(1)
-    _trilho("deploy", "--version", "1", run=folder / "1")
+    _trilho("deploy", "--version", "1", run=run)
     first = _serving(state)
 
-    _heading("A worse model: the gate must reject it, and the service must not notice")
-    _trilho("validate", run=folder / "worse")
-    _make(folder / "worse", WORSE, expected=EXIT_REJECT)
+    _heading("A worse model, all steps in one go: the gate must reject it")
+    _trilho("retrain", run=folder / "worse", settings=WORSE, expected=EXIT_REJECT)
     if _serving(state) != first:
         raise TrilhoError("The service changed although the gate said REJECT.")
     out.print("[green]✓[/] exit code 4, and version 1 still serves")
 
     _heading("The example's own settings: a better model takes over as version 2")
-    _trilho("validate", run=folder / "2")
-    _make(folder / "2", [])
-    _trilho("publish", run=folder / "2")
-    _trilho("deploy", "--version", "2", run=folder / "2")
+    run = folder / "2"
+    _trilho("retrain", run=run)
+    _trilho("publish", run=run)
+    _trilho("deploy", "--version", "2", run=run)
     _trilho("smoke")
     if _serving(state) == first:
         raise TrilhoError("The service still answers with version 1.")
     _trilho("models")
-
-
-def _make(run: Path, settings: list[str], expected: int = 0) -> None:
-    """Train, evaluate, gate and report; the gate's exit code must be the one expected."""
-    _trilho("train", run=run, settings=settings)
-    _trilho("evaluate", run=run, settings=settings)
-    _trilho("gate", run=run, settings=settings, expected=expected)
-    _trilho("report", run=run, settings=settings)
 
 
 def _trilho(
@@ -175,9 +177,11 @@ def _isolate(state: State) -> None:
 
 
 def _inside(state: State) -> dict[str, str]:
-    """What a container is told of the embedded AWS; its address comes from MiniStack's ECS."""
-    environment = ministack.client_environment(state.aws_url)
-    return {name: value for name, value in environment.items() if name != "AWS_ENDPOINT_URL"}
+    """What a container is told of the embedded AWS."""
+    environment = ministack.client_environment(state.inside_url or "")
+    # MiniStack replaces the general variable by an address that podman does not know
+    environment["AWS_ENDPOINT_URL_S3"] = environment.pop("AWS_ENDPOINT_URL")
+    return environment
 
 
 def _serving(state: State) -> str:

@@ -18,7 +18,7 @@ from trilho.config import Deploy
 from trilho.deploy.ecs import Progress, Service
 from trilho.deploy.revision import Model, Revision
 from trilho.deploy.smoke import SmokeError, SmokeResult, checked, smoke
-from trilho.deploy.watch import SupersededError, given_up, watch
+from trilho.deploy.watch import SupersededError, ending, given_up, watch
 from trilho.errors import ConflictError, DeploymentError, IntegrityError, TrilhoError
 from trilho.registry import Alias, QuarantinedError, Registry, Source, Version
 
@@ -189,7 +189,9 @@ def ship(
             promote()
             tell(f"{CHAMPION} is version {version.number}")
     except TrilhoError as error:
-        ended = _restore(ecs, wanted, before, settings, tell, poll)
+        # by the time that the old revision is back, ECS may have forgotten how the new one ended
+        ended = ending(ecs, wanted.arn) if isinstance(error, SmokeError) else ""
+        ended += _restore(ecs, wanted, before, settings, tell, poll)
         if _blames_version(error):
             ended += _quarantine(registry, version, error, champion, source)
         raise _failure(error, ended) from None

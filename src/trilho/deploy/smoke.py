@@ -53,10 +53,6 @@ class SmokeError(DeploymentError):
 class _NotYetError(Exception):
     """The service does not report the digest so far."""
 
-    def __init__(self, reason: str, answered: bool) -> None:
-        super().__init__(reason)
-        self.answered = answered
-
 
 def smoke(
     url: str,
@@ -150,16 +146,20 @@ def checked(url: str | None) -> str:
 def _wait(pool: urllib3.PoolManager, base: str, digest: str, timeout: float, poll: float) -> None:
     """Wait until the service reports the digest."""
 
+    answered = False
+
     def ask() -> None:
+        nonlocal answered
         try:
             answer = pool.request("GET", f"{base}/model")
         except urllib3.exceptions.HTTPError as error:
-            raise _NotYetError(_reason(error), answered=False) from None
+            raise _NotYetError(_reason(error)) from None
+        answered = True
         if answer.status != 200:
-            raise _NotYetError(f"GET /model answers {answer.status}{_quote(answer)}", True)
+            raise _NotYetError(f"GET /model answers {answer.status}{_quote(answer)}")
         found = _json(answer).get("digest")
         if found != digest:
-            raise _NotYetError(f"it serves {found or 'a model without digest'}", True)
+            raise _NotYetError(f"it serves {found or 'a model without digest'}")
 
     try:
         Retrying(
@@ -168,10 +168,9 @@ def _wait(pool: urllib3.PoolManager, base: str, digest: str, timeout: float, pol
             retry=retry_if_exception_type(_NotYetError),
         )(ask)
     except RetryError as error:
-        last = error.last_attempt.exception()
-        answered = isinstance(last, _NotYetError) and last.answered
         raise SmokeError(
-            f"{base} does not serve {digest} after {timeout:.0f} seconds: {last}.",
+            f"{base} does not serve {digest} after {timeout:.0f} seconds: "
+            f"{error.last_attempt.exception()}.",
             answered=answered,
             hint=None if answered else "Check deploy.url, and that this machine may reach it.",
         ) from None

@@ -90,7 +90,7 @@ def watch(
             error.reraise()
         raise DeploymentError(
             f"{arn.rsplit('/', 1)[-1]} does not run after {timeout:.0f} seconds: {line}."
-            f"{_ending(ecs, arn)}",
+            f"{ending(ecs, arn)}",
             hint="Look at the service's events and logs, or raise deploy.timeout_minutes.",
         ) from None
 
@@ -119,11 +119,11 @@ def _check(ecs: Service, service: dict[str, Any], arn: str, before: str | None) 
     running = primary.get("taskDefinition", service["taskDefinition"])
     if failed is not None and (failed is primary or running != arn):
         reason = failed.get("rolloutStateReason") or "the deployment failed"
-        raise DeploymentError(f"ECS gave {name} up: {reason.rstrip('.')}.{_ending(ecs, arn)}")
+        raise DeploymentError(f"ECS gave {name} up: {reason.rstrip('.')}.{ending(ecs, arn)}")
     if running != arn:
         if running == before:
             raise DeploymentError(
-                f"ECS rolled {name} back to {running.rsplit('/', 1)[-1]}.{_ending(ecs, arn)}"
+                f"ECS rolled {name} back to {running.rsplit('/', 1)[-1]}.{ending(ecs, arn)}"
             )
         raise SupersededError(
             f"Another deployment took the service over: it now runs "
@@ -132,8 +132,8 @@ def _check(ecs: Service, service: dict[str, Any], arn: str, before: str | None) 
         )
 
 
-def _ending(ecs: Service, arn: str) -> str:
-    """How the newest stopped task of the revision ended, as a sentence; empty if not known."""
+def ending(ecs: Service, arn: str) -> str:
+    """How the newest task of the revision that failed ended, as a sentence; empty if none did."""
     try:
         tasks = ecs.client.list_tasks(
             cluster=ecs.cluster, serviceName=ecs.name, desiredStatus="STOPPED"
@@ -143,18 +143,23 @@ def _ending(ecs: Service, arn: str) -> str:
         described = ecs.client.describe_tasks(cluster=ecs.cluster, tasks=tasks[:100])["tasks"]
     except (ClientError, BotoCoreError):
         return ""  # a detail of a failure must not hide the failure
-    ended = [t for t in described if t.get("taskDefinitionArn") == arn]
+    ended = [t for t in described if t.get("taskDefinitionArn") == arn and _crashed(dict(t))]
     if not ended:
         return ""
     task = max(ended, key=lambda t: str(t.get("stoppedAt") or t.get("createdAt") or ""))
     parts = [task.get("stoppedReason", "").rstrip(".")]
     for container in task.get("containers", []):
-        if (code := container.get("exitCode")) is not None:
+        if code := container.get("exitCode"):
             parts.append(f"container '{container['name']}' exited with {code}")
         if reason := container.get("reason"):
             parts.append(reason.rstrip("."))
-    text = "; ".join(p for p in parts if p)
-    return f" Its last task stopped: {text}." if text else ""
+    return f" A task of it ended so: {'; '.join(p for p in parts if p)}."
+
+
+def _crashed(task: dict[str, Any]) -> bool:
+    """Whether a task stopped by its own fault, rather than by the service's wish."""
+    codes = [container.get("exitCode") for container in task.get("containers", [])]
+    return task.get("stopCode") == "TaskFailedToStart" or any(codes)
 
 
 def _state(service: dict[str, Any], arn: str) -> tuple[int, int, bool]:
