@@ -168,6 +168,26 @@ def test_the_verdict_stands_first_with_its_reason() -> None:
         assert second.startswith(f"> {word}")
 
 
+def test_the_verdict_is_not_said_twice() -> None:
+    summary = "Promote: every gate holds."
+    text = markdown(replace(made_up.binary(), verdict=made_up.verdict(summary=summary)))
+    assert "> **PROMOTE** — every gate holds." in text
+
+
+def test_groups_that_fell_behind_come_first() -> None:
+    inputs = made_up.binary()
+    assert inputs.comparison is not None
+    slices = list(inputs.comparison.slices)
+    fallen = {"roc_auc": made_up.moved(0.6, 0.7, 0.02)}
+    slices[7] = msgspec.structs.replace(slices[7], metrics=fallen)
+    comparison = msgspec.structs.replace(inputs.comparison, slices=slices)
+    text = markdown(replace(inputs, comparison=comparison))
+    part = text[text.index("<b>Slices by ROC AUC</b> — 9 groups, 1 worse than the champion") :]
+    first = part[part.index("| `") :].splitlines()[0]
+    assert first.startswith("| `AGE` | `30 to 50` | 4,433 |")
+    assert first.endswith("| −0.1000 | −0.1200 to −0.0800 | **worse** |")
+
+
 def test_candidate_stands_beside_champion_with_difference_and_interval() -> None:
     text = markdown(made_up.binary())
     assert "### Candidate beside champion v3" in text
@@ -199,7 +219,7 @@ def test_every_part_of_a_full_report_is_there() -> None:
         assert f"<summary><b>{title}</b>" in text
     assert "143 rows fixed, 121 broken" in text
     assert f"`{made_up.CANDIDATE}`" in text  # whole digest, to copy
-    assert "27,000 rows then, 30,000 now (+11.1%)" in text
+    assert "27,000 training rows then, 30,000 now (+11.1%), 3 columns changed" in text
     assert "**drifted much**" in text
     assert text.rstrip().endswith(
         "```sh\ngit checkout 1f2e3d4 && trilho train --config pipeline.yaml\n```"

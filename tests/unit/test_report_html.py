@@ -208,6 +208,7 @@ def test_the_file_is_small_whole_and_the_same_each_time(kind: str) -> None:
     assert not re.search(r"url\((?!#)|@import", text)
     ids = [value for _, key, value in page.attributes if key == "id"]
     assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', text)) <= set(ids)
     assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", text.lower())
 
 

@@ -111,7 +111,9 @@ def _verdict(inputs: ReportInputs) -> tuple[str, str, str]:
     if inputs.verdict is None:
         return "NO VERDICT", "muted", "The gates have not judged this candidate yet."
     word = inputs.verdict.verdict
-    return word, TONES.get(word, "muted"), one_line(inputs.verdict.summary)
+    # the word stands before it already
+    reason = re.sub(rf"^{word}:\s*", "", one_line(inputs.verdict.summary), flags=re.IGNORECASE)
+    return word, TONES[word], reason
 
 
 def _tiles(inputs: ReportInputs) -> list[Tile]:
@@ -241,7 +243,7 @@ def _data_change(inputs: ReportInputs) -> Section | None:
         return None
     changed = [c for c in data.columns if c.change != "same"]
     more = data.rows_now - data.rows_before
-    rows = f"{whole(data.rows_before)} rows then, {whole(data.rows_now)} now"
+    rows = f"{whole(data.rows_before)} training rows then, {whole(data.rows_now)} now"
     if more and data.rows_before:
         rows += f" ({'+' if more > 0 else '−'}{abs(more) / data.rows_before:.1%})"
     blocks: list[Block] = []
@@ -264,7 +266,7 @@ def _data_change(inputs: ReportInputs) -> Section | None:
     if table:
         head = ("Column", "Change", "Drift (PSI)", "Missing then", "Missing now")
         blocks.append(Table(head, "lllrr", table, "column"))
-    lead = f"{rows}, {counted(len(changed), 'column')} changed"
+    lead = f"{rows}, {counted(len(changed), 'column') if changed else 'no column'} changed"
     return Section("data-change", "Data since the champion", blocks, lead=lead)
 
 

@@ -167,8 +167,8 @@ def _mermaid(series: Series) -> str:
         f'    title "{series.title}"',
         f'    x-axis "{series.x_title}" [{", ".join(series.x)}]',
         f'    y-axis "{series.y_title}" {bottom:.4g} --> {top if top > bottom else bottom + 1:.4g}',
-        f"    bar [{', '.join(f'{v:.6g}' for v in series.bars)}]",
+        f"    bar [{', '.join(f'{v:.4g}' for v in series.bars)}]",
     ]
     if series.line:
-        lines.append(f"    line [{', '.join(f'{v:.6g}' for v in series.line)}]")
+        lines.append(f"    line [{', '.join(f'{v:.4g}' for v in series.line)}]")
     return "\n".join([*lines, "```"])

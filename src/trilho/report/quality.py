@@ -182,8 +182,11 @@ def slices(inputs: ReportInputs) -> Section | None:
         head, align = head[:3] + head[4:], align[:3] + align[4:]
     worse = sum(_is_bad(row[-1]) for row in rows)
     lead = counted(len(rows), "group") + (f", {worse} worse than the champion" if worse else "")
-    table = Table(tuple(head), align, rows, "group")
-    return Section("slices", f"Slices by {name}", [table], lead=lead)
+    blocks: list[Block] = [Table(tuple(head), align, rows, "group")]
+    if worse:
+        note = "Each group is marked by itself, so among many a few are worse by chance; the gate "
+        blocks.append(Paragraph((note + "allows for their number.",)))
+    return Section("slices", f"Slices by {name}", blocks, lead=lead)
 
 
 def slice_metric(evaluation: Evaluation) -> str:
