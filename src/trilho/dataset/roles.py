@@ -167,8 +167,7 @@ def _task(data: Data, target: pd.Series, file: Path) -> tuple[str, list[Label] |
         )
     if len(values) == 1:
         raise DataError(
-            f"The target '{data.target}' is {values[0]!r} in every row; there is nothing to "
-            "learn."
+            f"The target '{data.target}' is {values[0]!r} in every row; there is nothing to learn."
         )
     if text and data.task != "regression" and len(values) > max(MOST_CLASSES, len(target) // 2):
         raise DataError(

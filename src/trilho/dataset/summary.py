@@ -85,6 +85,8 @@ def _moments(values: pd.Series, counts: pd.Series) -> tuple[float, float, float,
         array = values.to_numpy(dtype=np.float64, na_value=np.nan)
         array = array[~np.isnan(array)]
         rows, mean = len(array), float(array.mean())
-        square = float(((array - mean) ** 2).sum())
-    sd = float(np.sqrt(square / (rows - 1))) if rows > 1 else None
+        with np.errstate(over="ignore"):
+            square = float(((array - mean) ** 2).sum())
+    # None as well beyond the range of floats, which JSON cannot hold
+    sd = float(np.sqrt(square / (rows - 1))) if rows > 1 and np.isfinite(square) else None
     return float(seen.min()), float(seen.max()), mean, sd

@@ -11,7 +11,7 @@ import pandas as pd
 from trilho.config import Data
 from trilho.dataset import ColumnSummary, Dataset
 from trilho.errors import UsageError, nearest
-from trilho.schema.findings import Finding
+from trilho.schema.findings import Finding, of_rows
 
 
 def dataset_findings(
@@ -29,7 +29,7 @@ def dataset_findings(
         _present(dataset, key, name)
         if not frame[name].is_unique:
             repeated = np.flatnonzero(frame[name].duplicated().to_numpy())
-            yield Finding(name, "unique", "values repeat an earlier one", repeated, frame[name])
+            yield of_rows(name, "unique", "values repeat an earlier one", repeated, frame[name])
     for column in columns:
         if column.missing > checks.max_missing * rows:
             share = f"{column.missing / rows:.1%} of the values are missing"
@@ -76,7 +76,7 @@ def _freshness(dataset: Dataset, data: Data, now: datetime) -> Iterator[Finding]
             f"expected at most {freshness.max_age_days:g}"
         )
         row = np.array([int(dates.argmax())])
-        yield Finding(freshness.column, "freshness", message, row, dates)
+        yield of_rows(freshness.column, "freshness", message, row, dates)
 
 
 def _present(dataset: Dataset, key: str, name: str) -> None:

@@ -11,6 +11,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pandera.pandas as pa
 import yaml  # type: ignore[import-untyped]
 from pandera.io.pandas_io import deserialize_schema
@@ -109,6 +110,9 @@ def _from_yaml(file: Path, path: str) -> pa.DataFrameSchema:
 def _build(values: dict[str, Any], where: str, place: Place) -> pa.DataFrameSchema:
     try:
         schema: pa.DataFrameSchema = deserialize_schema(deepcopy(values))  # type: ignore[no-untyped-call]
+        for column in schema.columns.values():
+            for check in column.checks:
+                check(pd.Series([], dtype=object))  # a bad pattern shows only when it is run
         return schema
     except Exception as error:  # pandera raises nearly every class there is
         reason = (str(error).splitlines() or [type(error).__name__])[0]

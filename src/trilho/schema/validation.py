@@ -11,7 +11,7 @@ from trilho.dataset import Dataset, csv_lines, summarise
 from trilho.schema.checks import dataset_findings
 from trilho.schema.findings import Finding, schema_findings
 from trilho.schema.loading import load
-from trilho.schema.records import EXAMPLES, Example, Failure, Validation
+from trilho.schema.records import Example, Failure, Validation
 
 
 def validate(dataset: Dataset, data: Data, now: datetime | None = None) -> Validation:
@@ -53,7 +53,7 @@ def validate(dataset: Dataset, data: Data, now: datetime | None = None) -> Valid
 
 def _report(found: list[Finding], dataset: Dataset) -> list[Failure]:
     """Name the rows of the findings, and look up their lines in one pass over the file."""
-    rows = sorted({int(row) for finding in found for row in finding.rows[:EXAMPLES]})
+    rows = sorted({int(row) for finding in found for row in finding.rows})
     lines: dict[int, int] = {}
     if rows and not dataset.path.endswith(".parquet"):
         lines = dict(zip(rows, csv_lines(dataset.file, rows, dataset.encoding), strict=True))
@@ -61,13 +61,13 @@ def _report(found: list[Finding], dataset: Dataset) -> list[Failure]:
     for finding in found:
         examples = [
             Example(row=str(dataset.ids[row]), line=lines.get(row), value=_value(finding, row))
-            for row in map(int, finding.rows[:EXAMPLES])
+            for row in map(int, finding.rows)
         ]
         failures.append(
             Failure(
                 column=finding.column,
                 check=finding.check,
-                count=max(1, len(finding.rows)),
+                count=finding.count,
                 message=finding.message,
                 file=dataset.path,
                 line=examples[0].line if examples else None,
