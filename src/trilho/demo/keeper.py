@@ -120,7 +120,11 @@ class Agent:
             c for c in revision.definition["containerDefinitions"] if c["name"] == "model"
         )
         environment = (
-            {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+            {
+                name: os.environ[name]
+                for name in ("PATH", "HOME", "TMPDIR", "PYTHONPATH")
+                if name in os.environ
+            }
             | self.environment  # what ECS gives a task: its role's credentials, and where AWS is
             | revision.environment
             | {"TRILHO_HOST": "127.0.0.1", "TRILHO_PORT": str(port)}

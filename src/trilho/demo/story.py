@@ -46,6 +46,7 @@ def run(folder: Path) -> None:
             "There is no pipeline.yaml here.", hint="Run the demo in a checkout of Trilho."
         )
     started = time.monotonic()
+    _isolate()
     folder = folder.resolve()
     if _end(folder):
         out.print("[dim]stopped what an earlier demo left running[/]")
@@ -93,7 +94,7 @@ def _start(folder: Path) -> State:
             reason = str(error)
         status.update("starting MiniStack, the embedded AWS")
         state = background.start(folder, *(found or ()))
-        _isolate(state)
+        _connect(state)
         cloud.create(_inside(state) if found else {}, containers=found is not None)
     out.print(f"[green]✓[/] MiniStack plays S3 and ECS at {state.aws_url}")
     out.print(f"[green]✓[/] bucket {cloud.BUCKET}, cluster {CLUSTER}, service {SERVICE}")
@@ -158,17 +159,23 @@ def _trilho(
         )
 
 
-def _isolate(state: State) -> None:
-    """Leave no way from this process to a real account, a real registry or a real run's outputs."""
+def _isolate() -> None:
+    """Leave no way from here to a real account, a real registry or a real run's outputs."""
     for name in list(os.environ):
         if name.startswith(("AWS_", "GITHUB_", "MLFLOW_", "TRILHO_")) and name != "TRILHO_DEBUG":
             del os.environ[name]
-    os.environ.update(ministack.client_environment(state.aws_url))
     os.environ.update(
         AWS_CONFIG_FILE=os.devnull,
         AWS_SHARED_CREDENTIALS_FILE=os.devnull,
         NO_PROXY="127.0.0.1,localhost",
         no_proxy="127.0.0.1,localhost",
+    )
+
+
+def _connect(state: State) -> None:
+    """Send this process and the verbs to the demo's AWS, registry and service."""
+    os.environ.update(ministack.client_environment(state.aws_url))
+    os.environ.update(
         TRILHO_REGISTRY=cloud.REGISTRY,
         TRILHO_CLUSTER=CLUSTER,
         TRILHO_SERVICE=SERVICE,
