@@ -7,6 +7,7 @@ import itertools
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -548,8 +549,11 @@ def assert_whole(registry: Registry, folder: Path, allowed: list[set[int]]) -> N
     champion = registry.alias("champion")
     assert champion is not None
     assert champion.version in max(allowed)
-    for version in versions:
-        registry.fetch_bundle(version.digest, folder / version.digest[7:])
+    stored = {"sha256:" + Path(key).stem for key in registry.store.list("manifests/")}
+    assert {version.digest for version in versions} <= stored
+    for digest in stored:  # a manifest never stands before its files
+        with tempfile.TemporaryDirectory(dir=folder) as fetched:
+            registry.fetch_bundle(digest, Path(fetched) / "bundle")
     assert champion.digest == registry.version(champion.version).digest
 
 
@@ -559,6 +563,7 @@ def test_killed_at_any_line_it_is_finished_by_calling_it_again(
 ) -> None:
     make_bundle(tmp_path / "old", b"old")
     make_bundle(tmp_path / "new", b"new")
+    (tmp_path / "fetched").mkdir()
     deaths = 0
     with Processes() as processes:
         for last in itertools.count(1):
