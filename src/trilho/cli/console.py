@@ -74,12 +74,22 @@ def table(title: str | None, columns: list[str], rows: list[list[str]], right: s
         shown.add_column(name, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(escape(cell) for cell in row))
-    Console(highlight=False).print(shown)
+    # a pipe has no width of its own: give it whole lines
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(shown)
 
 
 def emit(value: Any) -> None:
     """Write one JSON object to stdout."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value)).decode() + "\n")
+
+
+# The metrics that a reader asks for first, of any task.
+HEADLINE = ("roc_auc", "roc_auc_ovr", "rmse", "r2", "gini", "balanced_accuracy", "f1", "f1_macro")
+
+
+def headline(metrics: dict[str, float | None], most: int = 3) -> list[str]:
+    """Return the names of the metrics to show where there is room for a few."""
+    return [name for name in HEADLINE if name in metrics][:most]
 
 
 def number(value: float | None, digits: int = 4) -> str:

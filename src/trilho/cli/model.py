@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trilho.cli.console import emit, err, number, step, table, warn
+from trilho.cli.console import emit, err, headline, number, step, table, warn
 from trilho.cli.options import (
     CONFIG,
     RUN,
@@ -181,17 +181,11 @@ def _train(work: Job) -> RunRecord:
     with step("train") as now:
         done = pipeline.train(work, now.tell)
         record = done.value
-        shown = _headline(record.metrics)
+        shown = ", ".join(f"{m} {number(record.metrics[m])}" for m in headline(record.metrics))
         now.close(f"{shown}, {record.digest}", "same" if done.same else "done")
     for note in pipeline.record_run(work, record):
         warn(note)
     return record
-
-
-def _headline(metrics: dict[str, float | None]) -> str:
-    """The first metrics that a reader asks for."""
-    known = ("roc_auc", "gini", "balanced_accuracy", "f1", "f1_macro", "rmse", "r2", "log_loss")
-    return ", ".join(f"{m} {number(metrics[m])}" for m in known if m in metrics)
 
 
 def _evaluate(work: Job) -> Any:
@@ -206,9 +200,9 @@ def _evaluate(work: Job) -> Any:
             now.close(comparison.impossible, "warn")
         else:
             parts = []
-            for name, found in list(comparison.metrics.items())[:3]:
-                if found.difference is not None:
-                    parts.append(f"{name} {found.difference:+.4f}")
+            for name in headline({m: d.difference for m, d in comparison.metrics.items()}):
+                if (difference := comparison.metrics[name].difference) is not None:
+                    parts.append(f"{name} {difference:+.4f}")
             now.close(
                 f"against champion v{comparison.champion_version}: {', '.join(parts)}",
                 "same" if done.same else "done",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trilho.cli.console import emit, err, number, step, table
+from trilho.cli.console import emit, err, headline, number, step, table
 from trilho.cli.model import job
 from trilho.cli.options import CONFIG, RUN, Config, Json, Overrides, RunFolder
 from trilho.errors import UsageError
@@ -77,7 +77,7 @@ def models_list(context: typer.Context, config: Config = CONFIG, json: Json = Fa
     if not found:
         err.print("No version yet. `trilho publish` makes the first.", markup=False)
         return
-    metrics = list(dict.fromkeys(m for d in found for m in list(d.version.metrics)[:3]))[:3]
+    metrics = headline(found[0].version.metrics)
     rows = []
     for described in found:
         version = described.version
@@ -182,7 +182,7 @@ def runs_list(
     if not found:
         err.print("No run yet. `trilho train` makes the first.", markup=False)
         return
-    metrics = list(dict.fromkeys(m for r in found for m in list(r.metrics)[:3]))[:3]
+    metrics = headline(found[0].metrics)
     rows = [
         [
             run.id,

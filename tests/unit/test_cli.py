@@ -1,0 +1,265 @@
+"""The command line: help, messages, exit codes, and the rail over a folder of one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from trilho.cli import app
+
+ROOT = Path(__file__).parents[2]
+TRILHO = Path(sys.executable).parent / "trilho"
+VERBS = [
+    "init",
+    "validate",
+    "train",
+    "evaluate",
+    "gate",
+    "report",
+    "retrain",
+    "publish",
+    "models",
+    "runs",
+    "deploy",
+    "smoke",
+    "rollback",
+    "serve",
+    "demo",
+]
+
+
+def trilho(
+    *arguments: str, cwd: Path, expect: int = 0, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRILHO_", "GITHUB_"))}
+    done = subprocess.run(
+        [TRILHO, *arguments],
+        cwd=cwd,
+        env=clean | {"OMP_NUM_THREADS": "1"} | (env or {}),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def odd_frame(rows: int = 600) -> pd.DataFrame:
+    """Text, boolean, date, constant, mostly missing and id-like columns, with odd names."""
+    rng = np.random.default_rng(7)
+    amount = rng.lognormal(3, 1, rows).round(2)
+    city = rng.choice(["São Paulo", "Lisboa", "Porto, PT", 'a "quoted" one'], rows)
+    signal = (amount > 20).astype(float) + (city == "Lisboa") + rng.normal(0, 0.7, rows)
+    frame = pd.DataFrame(
+        {
+            "client id": [f"C{i:06d}" for i in range(rows)],
+            "amount: €": amount,
+            "city": city,
+            "member": rng.choice(["yes", "no"], rows),
+            "active": rng.random(rows) < 0.5,
+            "since": pd.to_datetime("2020-01-01")
+            + pd.to_timedelta(rng.integers(0, 900, rows), "D"),
+            "constant": 1,
+            "rare": np.where(rng.random(rows) < 0.03, 1.5, np.nan),
+            "score": np.where(rng.random(rows) < 0.2, np.nan, rng.normal(size=rows)),
+            "y": np.where(signal > 1.0, "bad", "good"),
+        }
+    )
+    frame["since"] = frame["since"].dt.strftime("%Y-%m-%d")
+    return frame
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a space in its name, where init, validate and train have been run."""
+    folder = tmp_path_factory.mktemp("my project")
+    odd_frame().to_csv(folder / "mydata.csv", index=False)
+    trilho("init", "mydata.csv", "--target", "y", cwd=folder)
+    trilho("validate", cwd=folder)
+    trilho("train", cwd=folder)
+    return folder
+
+
+def test_help_lists_every_verb_and_the_exit_codes(tmp_path: Path) -> None:
+    out = trilho("--help", cwd=tmp_path).stdout
+    for verb in VERBS:
+        assert re.search(rf"│ {verb} ", out), verb
+    assert "6 deployment failed" in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_explains_itself_and_its_options(verb: str) -> None:
+    out = CliRunner().invoke(app, [verb, "--help"], prog_name="trilho").stdout
+    assert f"Usage: trilho {verb}" in out
+    for option in re.findall(r"│ (?:\*\s+)?(--[a-z-]+)", out):
+        line = next(li for li in out.splitlines() if option in li)
+        assert len(line.replace("│", "").split()) >= 3, f"{verb} {option} is not explained"
+
+
+def test_help_needs_no_heavy_library(tmp_path: Path) -> None:
+    heavy = {"pandas", "sklearn", "numpy", "scipy", "boto3", "matplotlib", "pandera", "pydantic"}
+    code = (
+        "import sys\nsys.argv = ['trilho', '--help']\nfrom trilho.cli import app\n"
+        "try:\n    app()\nexcept SystemExit:\n    pass\n"
+        f"print(sorted({heavy!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stderr.strip() == "[]"
+
+
+def test_init_then_validate_then_train_on_odd_columns(place: Path) -> None:
+    record = json.loads((place / ".trilho/run/run.json").read_bytes())
+    assert record["metrics"]["roc_auc"] > 0.7
+    first = (place / "pipeline.yaml").read_text().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=pipeline.schema.json"
+    assert (place / "pipeline.schema.json").exists()
+
+
+def test_gate_report_publish_and_look_up(place: Path) -> None:
+    gate = trilho("gate", "--json", cwd=place, expect=0 if _promotes(place) else 5)
+    verdict = json.loads(gate.stdout)
+    trilho("report", cwd=place)
+    assert verdict["candidate"] in (place / ".trilho/run/report.md").read_text()
+    trilho("publish", "--allow-hold", "--reason", "first", cwd=place)
+    again = trilho("publish", "--allow-hold", "--json", cwd=place)
+    assert json.loads(again.stdout)["number"] == 1
+    listed = json.loads(trilho("models", "--json", cwd=place).stdout)
+    assert [d["version"]["number"] for d in listed] == [1]
+    assert verdict["candidate"][7:19] in trilho("models", cwd=place).stdout
+    shown = trilho("models", "show", "v1", cwd=place).stdout
+    assert verdict["candidate"] in shown
+    assert "same bundle" in trilho("models", "diff", "1", "v1", cwd=place).stderr
+    runs = json.loads(trilho("runs", "--json", cwd=place).stdout)
+    assert runs[0]["digest"] == verdict["candidate"]
+    assert runs[0]["id"] in trilho("runs", cwd=place).stdout
+
+
+def _promotes(place: Path) -> bool:
+    done = subprocess.run([TRILHO, "gate"], cwd=place, capture_output=True)
+    assert done.returncode in (0, 5)
+    return done.returncode == 0
+
+
+def test_unchanged_inputs_are_recognised_and_changed_ones_are(place: Path) -> None:
+    assert "= train" in trilho("train", cwd=place).stderr
+    assert "= validate" in trilho("validate", cwd=place).stderr
+    changed = trilho("evaluate", "--set", "model.seed=1", cwd=place, expect=2)
+    assert "made from other inputs" in changed.stderr
+
+
+def test_bad_rows_exit_3_with_column_check_value_and_line(place: Path, tmp_path: Path) -> None:
+    for name in ("pipeline.yaml", "data_schemas"):
+        source = place / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    frame = odd_frame()
+    frame.loc[2, "member"] = "perhaps"
+    frame.to_csv(tmp_path / "mydata.csv", index=False)
+    done = trilho("validate", cwd=tmp_path, expect=3, env={"GITHUB_ACTIONS": "true"})
+    assert "member" in done.stdout
+    assert "perhaps" in done.stdout
+    assert re.search(r"^::error file=mydata\.csv,line=4", done.stderr, re.M)
+    report = trilho("retrain", cwd=tmp_path, expect=3)
+    assert "error" in report.stderr
+    assert "member" in (tmp_path / ".trilho/run/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["validate"], "pipeline.yaml does not exist"),
+        (["deploy"], "pipeline.yaml does not exist"),
+        (["serve"], "holds no bundle"),
+        (["train", "--set", "nonsense"], "--set takes KEY=VALUE"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_wrong_usage_is_one_message_and_exit_2(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    done = trilho(*arguments, cwd=tmp_path, expect=2)
+    assert message in done.stderr
+
+
+def test_a_dataset_that_is_not_there_exits_3(tmp_path: Path) -> None:
+    done = trilho("init", "none.csv", "--target", "y", cwd=tmp_path, expect=3)
+    assert "none.csv does not exist" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verbs_out_of_order_say_what_to_run(place: Path, tmp_path: Path) -> None:
+    for name in ("pipeline.yaml", "data_schemas", "mydata.csv"):
+        source = place / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    for verb in ("evaluate", "gate", "publish"):
+        assert "Run `trilho train` first" in trilho(verb, cwd=tmp_path, expect=2).stderr
+    assert "nothing to report" in trilho("report", cwd=tmp_path, expect=2).stderr
+    assert "no 'deploy' section" in trilho("deploy", cwd=tmp_path, expect=2).stderr
+
+
+def test_damaged_bundle_is_refused_by_name_and_made_anew_by_train(
+    place: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy)
+    model = copy / ".trilho/run/bundle/model.joblib"
+    model.write_bytes(model.read_bytes()[:-1])
+    assert "model.joblib" in trilho("gate", cwd=copy, expect=3).stderr
+    shutil.rmtree(copy / ".trilho/registry")
+    trilho("train", cwd=copy)
+    assert "model.joblib" not in trilho("gate", "--json", cwd=copy, expect=_code(place)).stderr
+
+
+def _code(place: Path) -> int:
+    return 0 if _promotes(place) else 5
+
+
+def test_a_bundle_in_the_registry_is_fetched_not_trained_again(place: Path, tmp_path: Path) -> None:
+    trilho("gate", cwd=place, expect=_code(place))
+    trilho("publish", "--candidate", cwd=place)
+    digest = json.loads((place / ".trilho/run/run.json").read_bytes())["digest"]
+    fresh = tmp_path / "fresh"
+    shutil.copytree(place, fresh, ignore=shutil.ignore_patterns("run"))
+    done = trilho("train", "--json", cwd=fresh)
+    assert "= train" in done.stderr
+    assert json.loads(done.stdout)["digest"] == digest
+
+
+def test_runs_are_mirrored_to_mlflow(place: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    env = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "tried"}
+    for _ in range(2):  # the second one finds the run logged
+        trilho("train", cwd=place, env=env)
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("tried")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    record = json.loads((place / ".trilho/run/run.json").read_bytes())
+    assert run.data.tags["trilho.digest"] == record["digest"]
+    assert run.data.metrics["roc_auc"] == pytest.approx(record["metrics"]["roc_auc"])
+    names = {a.path for a in client.list_artifacts(run.info.run_id)}
+    assert {"evaluation.json", "model_card.md"} <= names
+
+
+def test_a_tracking_server_that_is_away_costs_a_warning_not_the_run(place: Path) -> None:
+    env = {
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
+    }
+    assert "not logged to MLflow" in trilho("train", cwd=place, env=env).stderr
