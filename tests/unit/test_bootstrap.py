@@ -108,6 +108,15 @@ def test_a_model_does_not_differ_from_itself():
         assert (found.difference, found.low, found.high) == (0, 0, 0)
 
 
+def test_a_metric_that_grows_by_resampling_still_lies_within_its_interval():
+    # such as the ece of a calibrated model: every resample is above the value itself
+    drawn_above = np.linspace(0.02, 0.06, 401)
+    low, high = bootstrap.ends(0.01, drawn_above, 1.0, 0.95)
+    assert (low, high) == pytest.approx((0.01 - 0.019, 0.01 + 0.019))
+    low, high = bootstrap.ends(0.01, drawn_above, 0.5, 0.95)
+    assert (low, high) == pytest.approx((0.01 - 0.0095, 0.01 + 0.0095))
+
+
 @given(
     st.sampled_from(list(METRICS)),
     st.integers(5, 60),
