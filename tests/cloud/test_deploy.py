@@ -19,7 +19,7 @@ from trilho.deploy.revision import MODEL_DIGEST, MODEL_URI, MODEL_VERSION, Model
 from trilho.deploy.rollback import rollback
 from trilho.deploy.rollout import CHAMPION, Deployment, deploy
 from trilho.deploy.smoke import SmokeError, smoke
-from trilho.deploy.watch import SupersededError
+from trilho.deploy.watch import SupersededError, ending
 from trilho.errors import DeploymentError, IntegrityError, TrilhoError, UnavailableError, UsageError
 from trilho.registry import QuarantinedError, Registry, Source, open_registry
 
@@ -411,6 +411,8 @@ class Breaker:
     def __init__(self, aws: Any, old: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.aws, self.old = aws, old
         self.rolls_back = True
+        self.state: dict[str, Any] = {"rolloutState": "IN_PROGRESS", "runningCount": 0}
+        self.draining = 0  # tasks of the old revision that never end
         self.other: str | None = None
         connect = ecs_module.connect
 
@@ -426,7 +428,10 @@ class Breaker:
         ours = next(d for d in service["deployments"] if d["status"] == "PRIMARY")
         if ours["taskDefinition"] in (self.old, self.other):
             return
-        ours |= {"rolloutState": "IN_PROGRESS", "runningCount": 0}
+        ours |= self.state
+        if self.draining:
+            old = {"id": "old", "status": "ACTIVE", "taskDefinition": self.old}
+            service["deployments"].append(old | {"runningCount": self.draining})
         if self.other:
             self.aws.update_service(cluster=CLUSTER, service=SERVICE, taskDefinition=self.other)
             return
@@ -453,17 +458,56 @@ def test_tasks_that_crash_are_rolled_back_with_the_reason_of_ecs(
     assert registry.quarantined(registry.version(2).digest)
 
 
-def test_tasks_that_never_run_are_given_up_after_the_timeout(
+@pytest.mark.parametrize(
+    ("state", "draining", "seen"),
+    [
+        ({"rolloutState": "IN_PROGRESS", "runningCount": 0}, 0, "0 of 2 tasks run"),
+        ({"rolloutState": "IN_PROGRESS", "runningCount": 2}, 0, "2 of 2 tasks run"),
+        ({"rolloutState": "COMPLETED", "runningCount": 1}, 0, "1 of 2 tasks run"),
+        ({"rolloutState": "COMPLETED"}, 1, "1 still run another revision"),
+    ],
+)
+def test_a_deployment_is_over_only_when_the_new_tasks_run_alone(
+    state: dict[str, Any],
+    draining: int,
+    seen: str,
     second: str,
     cluster: Any,
     registry: Registry,
     answers: Answers,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    Breaker(cluster, second, monkeypatch).rolls_back = False
-    with pytest.raises(DeploymentError, match=r"does not run after 1 seconds: 0 of 2 tasks"):
-        ship(registry, 2, answers.url, timeout_minutes=0.015)
+    breaker = Breaker(cluster, second, monkeypatch)
+    breaker.rolls_back, breaker.state, breaker.draining = False, state, draining
+    with pytest.raises(DeploymentError, match=rf"does not run after 0 seconds: .*{seen}"):
+        ship(registry, 2, answers.url, timeout_minutes=0.005)
     assert_version_1_serves(cluster, registry, second)
+
+
+def test_a_failed_task_tells_how_it_ended() -> None:
+    client = boto3.client(
+        "ecs", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
+    )
+    crashed = {
+        "taskArn": "t",
+        "taskDefinitionArn": "f:2",
+        "stoppedReason": "Essential container in task exited",
+        "stopCode": "EssentialContainerExited",
+        "containers": [{"name": "model", "exitCode": 3, "reason": "OutOfMemoryError: killed"}],
+    }
+    drained = crashed | {"containers": [{"name": "model", "exitCode": 0}]}
+    for tasks, told in (
+        ([drained, crashed], " A task of it ended so: Essential container in task exited; "),
+        ([drained, crashed | {"taskDefinitionArn": "f:1"}], ""),
+        ([], ""),
+    ):
+        with Stubber(client) as stub:
+            stub.add_response("list_tasks", {"taskArns": ["t"] * len(tasks)})
+            if tasks:
+                stub.add_response("describe_tasks", {"tasks": tasks})
+            text = ending(Service("c", "s", client=client), "f:2")
+        assert text.startswith(told)
+        assert ("container 'model' exited with 3; OutOfMemoryError: killed." in text) == bool(told)
 
 
 def test_a_deployment_that_somebody_else_started_meanwhile_is_left_alone(
