@@ -29,6 +29,18 @@ def ministack_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     running.stop()
 
 
+# moto checks a condition and then writes, with nothing in between to keep others out. Its own
+# command serves with threads, so two writers may win there: here it takes one request at a time.
+MOTO = """
+import sys
+from moto.moto_server import werkzeug_app as moto
+from werkzeug.serving import run_simple
+application = moto.DomainDispatcherApplication(moto.create_backend_app)
+handler = moto.MotoRequestHandler
+run_simple("127.0.0.1", int(sys.argv[1]), application, request_handler=handler)
+"""
+
+
 @pytest.fixture(scope="session")
 def moto_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("moto") / "moto.log"
@@ -47,7 +59,7 @@ def _start_moto(log: Path) -> tuple[str, subprocess.Popen[bytes]]:
     port = embedded.free_port()
     with open(log, "wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            [sys.executable, "-c", MOTO, str(port)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
