@@ -287,9 +287,9 @@ def _linear(args: Arguments, shapes: list[Shape]) -> tuple[Run, Shape]:
 
 @operation("trees")
 def _trees(args: Arguments, shapes: list[Shape]) -> tuple[Run, Shape]:
-    """A tree ensemble with its own link function."""
+    """A tree ensemble, with its own link function unless `raw`."""
     width = _width(shapes)
-    forest = Forest(args.file(args.get("file", str)))
+    forest = Forest(args.file(args.get("file", str)), raw=args.get("raw", bool))
     if forest.features != width:
         raise IntegrityError(f"Trees take {forest.features} features, the plan gives {width}.")
     return (lambda values: forest.predict(values[0])), _block(forest.width)

@@ -24,13 +24,20 @@ class Forest:
     anew and in type checks; here both are done once. The C call releases the interpreter lock and
     only reads the model, so threads may share a forest.
 
+    Parameters
+    ----------
+    data
+        The checkpoint.
+    raw
+        Leave the link function out.
+
     Raises
     ------
     IntegrityError
         The bytes are no checkpoint, or a tree points outside of its nodes or features.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, raw: bool) -> None:
         try:
             self._model = treelite.Model.deserialize_bytes(data)
             _check(self._model)
@@ -39,8 +46,9 @@ class Forest:
         self.features: int = self._model.num_feature
         header = self._model.get_header_accessor()
         self.width = int(np.max(header.get_field("num_class")))
-        self._single = GTILConfig(nthread=1, predict_type="default")
-        self._threaded = GTILConfig(nthread=-1, predict_type="default")
+        kind = "raw" if raw else "default"
+        self._single = GTILConfig(nthread=1, predict_type=kind)
+        self._threaded = GTILConfig(nthread=-1, predict_type=kind)
 
     def predict(self, block: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return (rows, width) outputs for a C-contiguous (rows, features) float64 block."""

@@ -54,7 +54,10 @@ def prove(
         Naming the largest difference, the flipped decisions, or the row on which only one of the
         two forms gives an answer.
     """
-    scores = form.predict(columns)
+    try:
+        scores = form.predict(columns)
+    except DataError as error:
+        raise CompileRefused(f"it cannot score the hold-out: {error.message}") from None
     largest = _compare(
         predict(model, frame, signature), scores, signature.task, threshold, "hold-out"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -33,13 +34,23 @@ from sklearn.tree import (
 )
 from treelite.core import TreeliteError
 
-from trilho.training.compile import Builder, CompileRefused, Table, compiles, name_of
+from trilho.training.compile import Builder, CompileRefused, Table, compiles, lower, name_of
 
 
 @compiles(HistGradientBoostingClassifier, HistGradientBoostingRegressor)
 def _hist_gradient_boosting(model: Any, table: Table, builder: Builder) -> Table:
-    # takes infinities and NaN as they are
-    return _trees(model, model, table, builder)
+    if model._preprocessor is None:
+        return _trees(model, model, table, builder)
+    # The model numbers its categories, and moves them to the front. Treelite would undo that and
+    # take a category of 0.5 for 0, so it gets the trees as they are.
+    numbered = np.flatnonzero(model.is_categorical_).tolist()
+    others = np.flatnonzero(~model.is_categorical_).tolist()
+    encoded = lower(
+        model._preprocessor.named_transformers_["encoder"], table.take(numbered), builder
+    )
+    inner = copy.copy(model)
+    inner._preprocessor = None
+    return _trees(model, inner, Table(encoded.cells + table.take(others).cells), builder)
 
 
 @compiles(GradientBoostingClassifier, GradientBoostingRegressor)
@@ -92,11 +103,12 @@ def _trees(model: Any, source: Any, table: Table, builder: Builder) -> Table:
         trees = treelite.sklearn.import_model(source)
     except (TreeliteError, NotImplementedError, AssertionError) as error:
         raise CompileRefused(f"treelite cannot take {name_of(model)}: {error}") from None
-    width = int(np.max(trees.get_header_accessor().get_field("num_class")))
-    file = builder.file("treelite", trees.serialize_bytes())
-    return builder.result(
-        builder.add("trees", [builder.block(table, model)], {"file": file}), width
-    )
+    header = trees.get_header_accessor()
+    width = int(np.max(header.get_field("num_class")))
+    softmax = header.get_field("postprocessor") == "softmax"  # treelite's is of single precision
+    args = {"file": builder.file("treelite", trees.serialize_bytes()), "raw": softmax}
+    scores = builder.add("trees", [builder.block(table, model)], args)
+    return builder.result(builder.add("softmax", [scores]) if softmax else scores, width)
 
 
 @compiles(LogisticRegression, LogisticRegressionCV)
