@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trilho import github
@@ -182,6 +182,8 @@ def test_a_summary_never_passes_one_mebibyte(actions: Path) -> None:
     ).map("\n".join),
     limit=st.integers(0, 400),
 )
+@example("```sh\n" + "a ☂ b\n" * 60, 300)
+@example("````\n```\n" + "a ☂ b\n" * 60, 300)
 def test_a_cut_ends_with_a_whole_line_outside_of_code(text: str, limit: int) -> None:
     from markdown_it import MarkdownIt
 

@@ -225,9 +225,7 @@ def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
         "from trilho.report import html; sys.stdout.buffer.write(html(r.binary()).encode())"
     )
     # a user's own matplotlib settings must not show
-    (tmp_path / "matplotlibrc").write_text(
-        "font.size: 30\naxes.facecolor: red\nsvg.fonttype: path\n"
-    )
+    (tmp_path / "matplotlibrc").write_text("axes.grid: True\nsavefig.bbox: tight\nfont.size: 30\n")
     done = subprocess.run(
         [sys.executable, "-c", script, str(Path(made_up.__file__).parent)],
         capture_output=True,
