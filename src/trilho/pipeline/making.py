@@ -53,11 +53,12 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
     """
     if not job.force and (record := _known(job, tell)):
         return Done(record, same=True)
-    from trilho import training
+    from trilho import gates, training
 
     started, clock = datetime.now(UTC), time.perf_counter()
     tell(f"reading {job.config.data.path}")
     data = job.dataset
+    gates.check(job.config.gates, data.task)  # a mistyped metric is told before the work, not after
     with job.new_bundle() as partial:
         trained = training.train(
             job.config,
