@@ -430,10 +430,13 @@ def test_a_project_in_src_is_found_and_its_broken_import_named(
 def changed(project: Path, change: Any, **model: Any) -> set[str]:
     """Names of the parts that a change touches."""
     settings = pipeline(**{"factory": "training_project:hist"} | model)
-    before, whole = prints.parts(settings, "sha256:1"), prints.fingerprint(settings, "sha256:1")
+    before, whole = (
+        prints.parts(settings, "sha256:1"),
+        prints.fingerprint(prints.parts(settings, "sha256:1")),
+    )
     after, digest = change(settings) or (settings, "sha256:1")
     now = prints.parts(after, digest)
-    assert (prints.fingerprint(after, digest) == whole) == (before == now)
+    assert (prints.fingerprint(prints.parts(after, digest)) == whole) == (before == now)
     return {name for name in before if before[name] != now[name]}
 
 
@@ -499,10 +502,12 @@ import sys, json
 from trilho import config
 from trilho.training import fingerprint
 settings = config.Pipeline.model_validate(json.loads({settings!r}))
-print(fingerprint.fingerprint(settings, "sha256:1"))
+print(fingerprint.fingerprint(fingerprint.parts(settings, "sha256:1")))
 heavy = {{"sklearn", "pandas", "scipy", "numpy", "training_project"}}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    expected = prints.fingerprint(pipeline(factory="training_project:hist"), "sha256:1")
+    expected = prints.fingerprint(
+        prints.parts(pipeline(factory="training_project:hist"), "sha256:1")
+    )
     assert done.stdout.strip() == expected

@@ -37,6 +37,7 @@ CHAMPION = "champion"
 WRITERS = {
     "validation.json": "validate",
     "run.json": "train",
+    "inputs.json": "train",
     "comparison.json": "evaluate",
     "measurements.json": "evaluate",
     "verdict.json": "gate",
@@ -95,7 +96,7 @@ class Job:
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint.fingerprint(self.config, self.dataset_digest)
+        return fingerprint.fingerprint(self.inputs)
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -111,11 +112,24 @@ class Job:
             raise UsageError(f"{self.bundle} holds no bundle.", hint="Run `trilho train` first.")
         manifest, _ = bundle.verify(self.bundle)
         if manifest.fingerprint != self.fingerprint:
+            changed = ", ".join(self._changed()) or "something"
             raise UsageError(
-                f"The bundle in {self.bundle} was made from other inputs than these.",
+                f"{self.bundle} was made from other inputs than these: {changed} changed.",
                 hint="Run `trilho train` again, and give every verb the same --set options.",
             )
         return manifest
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """The digest of each part of what decides the model."""
+        return fingerprint.parts(self.config, self.dataset_digest)
+
+    def _changed(self) -> list[str]:
+        """The inputs that are not what they were when the bundle was made."""
+        if not (self.folder / "inputs.json").exists():
+            return []
+        before = self.read("inputs.json", dict[str, str])
+        return [name for name, digest in self.inputs.items() if before.get(name) != digest]
 
     @property
     def digest(self) -> str:

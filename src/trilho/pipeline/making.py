@@ -13,7 +13,7 @@ import msgspec
 
 from trilho import bundle, tracking
 from trilho.errors import IntegrityError, TrilhoError
-from trilho.pipeline.job import Done, Job, Tell, digest_of, silent
+from trilho.pipeline.job import Done, Job, Tell, digest_of, replace, silent
 from trilho.registry import RunRecord, Source
 from trilho.training import fingerprint
 
@@ -84,7 +84,7 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
             search=trained.search,
             status="trained",
         )
-    job.write("run.json", record, job.fingerprint)
+    _keep(job, record)
     return Done(record)
 
 
@@ -105,8 +105,13 @@ def _known(job: Job, tell: Tell) -> RunRecord | None:
     tell(f"fetching {candidate.digest} from {job.config.registry}")
     job.folder.mkdir(parents=True, exist_ok=True)
     job.registry.fetch_bundle(candidate.digest, job.bundle)
-    job.write("run.json", record, job.fingerprint)
+    _keep(job, record)
     return record
+
+
+def _keep(job: Job, record: RunRecord) -> None:
+    replace(job.folder / "inputs.json", msgspec.json.encode(job.inputs, order="sorted"))
+    job.write("run.json", record, job.fingerprint)
 
 
 def record_run(job: Job, record: RunRecord) -> list[str]:
