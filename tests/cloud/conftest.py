@@ -29,15 +29,20 @@ def ministack_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     running.stop()
 
 
-# moto checks a condition and then writes, with nothing in between to keep others out. Its own
-# command serves with threads, so two writers may win there: here it takes one request at a time.
+# moto checks a condition and then writes, with nothing in between to keep others out: served by
+# threads, as its own command does, two writers may win. Here it answers one request at a time.
 MOTO = """
 import sys
+import threading
 from moto.moto_server import werkzeug_app as moto
 from werkzeug.serving import run_simple
-application = moto.DomainDispatcherApplication(moto.create_backend_app)
+moto_application = moto.DomainDispatcherApplication(moto.create_backend_app)
+lock = threading.Lock()
+def application(environ, start_response):
+    with lock:
+        return list(moto_application(environ, start_response))
 handler = moto.MotoRequestHandler
-run_simple("127.0.0.1", int(sys.argv[1]), application, request_handler=handler)
+run_simple("127.0.0.1", int(sys.argv[1]), application, threaded=True, request_handler=handler)
 """
 
 
