@@ -23,9 +23,10 @@ from served import ROW, expected, make_bundle
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from trilho.config import Deploy
-from trilho.demo import background, cloud, ministack
+from trilho.demo import background, cloud, engine, ministack, story
 from trilho.demo.keeper import CLUSTER, SERVICE, State
-from trilho.deploy.rollout import CHAMPION, Deployment, deploy
+from trilho.deploy.rollout import CHAMPION, Deployment, deploy, read_golden
+from trilho.deploy.smoke import smoke
 from trilho.errors import DeploymentError, UnavailableError
 from trilho.registry import Registry, Source, open_registry
 
@@ -179,6 +180,55 @@ def test_a_keeper_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert not background.runs(tmp_path)
 
 
+def test_no_container_engine_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
+    with pytest.raises(engine.NoEngineError, match="no container engine answers at unix://"):
+        engine.find(ROOT, cloud.IMAGE, print)
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    with pytest.raises(engine.NoEngineError, match="cannot be reached directly on Darwin"):
+        engine.find(ROOT, cloud.IMAGE, print)
+
+
+@pytest.mark.container
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # docker's sockets
+def test_a_task_becomes_a_container_where_there_is_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Needs DOCKER_HOST or a docker or podman socket; see tests/container for podman."""
+    try:
+        found = engine.find(ROOT, "trilho-serving:demo", lambda _: None)
+    except engine.NoEngineError as reason:
+        pytest.skip(str(reason))
+    state = background.start(tmp_path / "demo", *found)
+    try:
+        for name, value in ministack.client_environment(state.aws_url).items():
+            monkeypatch.setenv(name, value)
+        cloud.create(story.inside(state), containers=True)
+        registry = open_registry(cloud.REGISTRY)
+        publish(registry, tmp_path / "1")
+        publish(registry, tmp_path / "2", strict_city=True)
+        publish(registry, tmp_path / "3", golden=[0.1, 0.2, 0.3, 0.4])
+        cloud.scale(1)
+        ship(registry, 1, state.service_url)
+        ship(registry, 2, state.service_url)
+        # the container ends before it is ready, with the exit code of a damaged bundle
+        with pytest.raises(DeploymentError, match="exited with 3") as caught:
+            ship(registry, 3, state.service_url, wait=8)
+        assert "serves again. Version 3 is quarantined." in caught.value.message
+        until(lambda: smoke_of(registry, 2, state.service_url))
+    finally:
+        story.end(tmp_path / "demo")
+
+
+def smoke_of(registry: Registry, version: int, url: str) -> bool:
+    digest = registry.version(version).digest
+    try:
+        smoke(url, read_golden(registry, digest), digest, timeout=1)
+    except DeploymentError:
+        return False
+    return True
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what the demo needs of the project, with no container engine in sight."""
@@ -195,7 +245,7 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_whole_story(checkout: Path) -> None:
+def trilho_in(checkout: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "DOCKER_HOST": f"unix://{checkout}/none",
@@ -203,17 +253,39 @@ def test_the_whole_story(checkout: Path) -> None:
         "AWS_PROFILE": "a-real-account",
         "COLUMNS": "200",
     }
-    entry = "from trilho.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", "from trilho.cli import main; main()", *arguments],
+        cwd=checkout,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
+
+def test_ctrl_c_leaves_nothing_running(checkout: Path) -> None:
+    folder = checkout / ".trilho/demo"
+    demo = trilho_in(checkout, "demo")
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if line.startswith("$ trilho validate"):
+            break
+    state = background.read(folder)
+    assert state is not None
+    os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: the demo and the verb that it runs
+    demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert not background.runs(folder)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(str(urlsplit(state.aws_url).port))), 2)
+
+
+def test_the_whole_story(checkout: Path) -> None:
     def trilho(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", entry, *arguments],
-            cwd=checkout,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        with trilho_in(checkout, *arguments) as process:
+            output, _ = process.communicate()
+            return subprocess.CompletedProcess(process.args, process.returncode, output)
 
     try:
         done = trilho("demo")

@@ -105,6 +105,9 @@ def stop(folder: Path) -> bool:
         alive = True
         os.kill(state.aws, signal.SIGTERM)
         _until(lambda: not _is_ministack(state.aws_url), STOP_SECONDS)
+    for process in _started:
+        if process.pid == state.keeper:
+            process.wait()
     (folder / "state.json").unlink(missing_ok=True)
     return alive
 

@@ -77,7 +77,9 @@ def _connect() -> tuple[str, Any]:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")
     sockets = ["/var/run/docker.sock", "/run/podman/podman.sock", f"{runtime}/podman/podman.sock"]
     named = os.environ.get("DOCKER_HOST")
-    for host in [named] if named else [f"unix://{s}" for s in sockets if Path(s).exists()]:
+    for host in [named] if named else [f"unix://{path}" for path in sockets]:
+        if host.startswith("unix://") and not Path(host.removeprefix("unix://")).exists():
+            continue
         try:
             client = docker.DockerClient(base_url=host, timeout=600)
             client.ping()

@@ -48,7 +48,7 @@ def run(folder: Path) -> None:
     started = time.monotonic()
     _isolate()
     folder = folder.resolve()
-    if _end(folder):
+    if end(folder):
         out.print("[dim]stopped what an earlier demo left running[/]")
     # the registry starts empty; the runs stay, so that unchanged inputs are recognised
     shutil.rmtree(folder / "aws", ignore_errors=True)
@@ -58,20 +58,20 @@ def run(folder: Path) -> None:
         state = _start(folder)
         _tell(state, folder)
     except BaseException:
-        _end(folder)
+        end(folder)
         raise
     _summary(state, folder, time.monotonic() - started)
 
 
 def stop(folder: Path) -> None:
     """End the service and the embedded AWS, and their containers."""
-    if _end(folder.resolve()):
+    if end(folder.resolve()):
         out.print("The demo's service and its AWS are stopped.")
     else:
         out.print("Nothing of the demo is running.")
 
 
-def _end(folder: Path) -> bool:
+def end(folder: Path) -> bool:
     """Stop all of it, containers included; False when nothing ran."""
     state = background.read(folder)
     ended = background.stop(folder)
@@ -95,7 +95,7 @@ def _start(folder: Path) -> State:
         status.update("starting MiniStack, the embedded AWS")
         state = background.start(folder, *(found or ()))
         _connect(state)
-        cloud.create(_inside(state) if found else {}, containers=found is not None)
+        cloud.create(inside(state) if found else {}, containers=found is not None)
     out.print(f"[green]✓[/] MiniStack plays S3 and ECS at {state.aws_url}")
     out.print(f"[green]✓[/] bucket {cloud.BUCKET}, cluster {CLUSTER}, service {SERVICE}")
     if found:
@@ -183,7 +183,7 @@ def _connect(state: State) -> None:
     )
 
 
-def _inside(state: State) -> dict[str, str]:
+def inside(state: State) -> dict[str, str]:
     """What a container is told of the embedded AWS."""
     environment = ministack.client_environment(state.inside_url or "")
     # MiniStack replaces the general variable by an address that podman does not know
