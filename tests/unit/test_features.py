@@ -23,7 +23,7 @@ FRAME = pd.DataFrame(
         "i": [1, 2, 3],
         "b": [True, False, True],
         "gap": pd.array([True, None, False], dtype="boolean"),
-        "d": pd.to_datetime(["1970-01-02", None, "1969-12-31T12:00"]),
+        "d": pd.to_datetime(["1970-01-02T00:00", None, "1969-12-31T12:00"]),
         "t": pd.Series(["a", None, "c"], dtype="str"),
     }
 )

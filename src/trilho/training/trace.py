@@ -290,7 +290,8 @@ def trace(function: Callable[..., Any], names: list[str], text: set[str]) -> Tra
     """
     recording = Recording()
     try:
-        features = function(Columns(recording, names, text))
+        with np.errstate(all="ignore"):  # it may compute constants of its own
+            features = function(Columns(recording, names, text))
     except CompileRefused:
         raise
     except Exception as error:
