@@ -47,7 +47,11 @@ def test_minimal_file_has_every_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("target: y", "target: y\n  encodng: x", ["pipeline.yaml:6: data.encodng", "mean 'encoding'"]),
+        (
+            "target: y",
+            "target: y\n  encodng: x",
+            ["pipeline.yaml:6: data.encodng", "mean 'encoding'"],
+        ),
         ("  target: y\n", "", ["pipeline.yaml:2: data.target: is missing"]),
         ("name: credit", "name: My Model", ["pipeline.yaml:1: name:"]),
         (

@@ -52,6 +52,9 @@ def main() -> None:
     from trilho.cli.console import debugging, err, show_error
     from trilho.errors import TrilhoError
 
+    # OpenMP's threads spin while they wait for each other; on a runner that shares its cores that
+    # made a fit seven times slower. Read when the numeric libraries are imported, so set here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
     except TrilhoError as error:

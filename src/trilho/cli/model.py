@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trilho.schema import Validation
 
 PANEL = "Make and judge a model"
+SHOWN = 6  # findings of the gates on the terminal; the report has them all
 EXIT = {"PROMOTE": 0, "REJECT": 4, "HOLD": 5}
 
 
@@ -217,9 +218,11 @@ def _gate(work: Job) -> Verdict:
         verdict = pipeline.gate(work).value
         mark = {"PROMOTE": "done", "HOLD": "warn", "REJECT": "fail"}[verdict.verdict]
         now.close(verdict.summary, mark)
-    for result in verdict.results:
-        if result.status in ("fail", "unsure", "warn"):
-            err.print(f"  {result.gate}: {result.message}", markup=False)
+    findings = [r for r in verdict.results if r.status in ("fail", "unsure", "warn")]
+    for result in findings[:SHOWN]:
+        err.print(f"  {result.gate}, {result.subject}: {result.message}", markup=False)
+    if len(findings) > SHOWN:
+        err.print(f"  … and {len(findings) - SHOWN} more, in the report", markup=False)
     github.set_output("verdict", verdict.verdict)
     github.set_output("model-digest", verdict.candidate)
     return verdict

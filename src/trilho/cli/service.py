@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from trilho.cli.console import emit, err, step
 from trilho.cli.model import job
@@ -186,7 +187,7 @@ def _lines(tell: Callable[[str], None]) -> Callable[[str], None]:
     """Show progress as the step's status, and keep each line."""
 
     def progress(line: str) -> None:
-        err.print(f"  [dim]{line}[/]")
+        err.print(f"  [dim]{escape(line)}[/]")
         tell(line)
 
     return progress

@@ -69,6 +69,7 @@ def client(service: str) -> Any:
         session: Any = boto3.session.Session()  # its stubs know no service by variable
         return session.client(
             service,
+            region_name=os.environ.get("AWS_REGION"),  # boto3 knows AWS_DEFAULT_REGION only
             config=Config(
                 connect_timeout=5,
                 read_timeout=30,
