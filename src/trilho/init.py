@@ -119,6 +119,7 @@ def find_roles(dataset: Dataset) -> Roles:
     if len(drop) + (chosen is not None) == len(columns):
         # nothing would be left to learn from: leave the choice to the reader
         drop = {}
+        chosen = chosen if len(columns) > 1 else None
     return Roles(chosen, drop)
 
 

@@ -297,7 +297,9 @@ def test_positive_is_found_as_text_and_returned_as_in_the_data(tmp_path: Path) -
         max_size=30,
     )
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
 def test_csv_lines_are_where_the_rows_start(tmp_path: Path, rows: list[tuple[str, int]]) -> None:
     lines, text, line = [], "t,n\n", 2
     for value, number in rows:
@@ -501,7 +503,7 @@ def test_a_split_that_leaves_no_row_of_a_class_is_refused() -> None:
     ),
     st.integers(1, 30),
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_summaries_agree_with_pandas(values: list[Any], repeat: int) -> None:
     column = pd.Series(values * repeat, dtype="float64", name="a")
     for series in (column, column.dropna().astype("int64")):
@@ -514,7 +516,8 @@ def test_summaries_agree_with_pandas(values: list[Any], repeat: int) -> None:
             expected = series.agg(["min", "max", "mean"]).tolist()
             assert [found.min, found.max, found.mean] == pytest.approx(expected, abs=1e-6)
             assert found.sd == pytest.approx(series.std(), rel=1e-6, abs=1e-6)
-            assert found.top[0].count == series.value_counts().max()
+            if found.unique < len(series):
+                assert found.top[0].count == series.value_counts().max()
 
 
 def test_summaries_of_text_booleans_and_dates(tmp_path: Path) -> None:

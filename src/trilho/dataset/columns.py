@@ -22,9 +22,16 @@ class Column(Protocol):
     def series(self) -> pd.Series: ...
 
 
-def frame(schema: Any, batches: Iterable[Any]) -> pd.DataFrame:
-    """Return the frame of Arrow record batches; see `read_table` for its dtypes."""
-    columns = [_column(field.type) for field in schema]
+def frame(schema: Any, batches: Iterable[Any], rows: int = 0) -> pd.DataFrame:
+    """Return the frame of Arrow record batches; see `read_table` for its dtypes.
+
+    Parameters
+    ----------
+    rows
+        How many rows to expect, if it is known about. Memory that is reserved and not used costs
+        nothing; columns that outgrow it are moved.
+    """
+    columns = [_column(field.type, rows) for field in schema]
     for batch in batches:
         for column, chunk in zip(columns, batch.columns, strict=True):
             column.add(chunk)
@@ -34,41 +41,50 @@ def frame(schema: Any, batches: Iterable[Any]) -> pd.DataFrame:
     return pd.DataFrame(series, copy=False)
 
 
-def _column(kind: Any) -> Column:
+def _column(kind: Any, rows: int) -> Column:
     if pa.types.is_boolean(kind):
-        return _Booleans()
+        return _Booleans(rows)
     if pa.types.is_temporal(kind):
-        return _Dates(getattr(kind, "tz", None))
+        return _Dates(rows, getattr(kind, "tz", None))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _Texts()
     dtype = np.float64 if pa.types.is_null(kind) else kind.to_pandas_dtype()
-    return _Numbers(np.empty(0, dtype=dtype))
+    return _Numbers(rows, dtype)
 
 
 class _Numbers:
     """Numbers; whole ones turn to `float64` with the first that is missing."""
 
-    def __init__(self, values: npt.NDArray[Any]) -> None:
-        self.values = values
+    def __init__(self, rows: int, dtype: Any) -> None:
+        self.space = np.empty(rows, dtype=dtype)
+        self.rows = 0
+
+    @property
+    def values(self) -> npt.NDArray[Any]:
+        return self.space[: self.rows]
 
     def add(self, chunk: Any) -> None:
         if pa.types.is_null(chunk.type):
             chunk = chunk.cast(pa.float64())
         new = chunk.to_numpy(zero_copy_only=False)
-        if self.values.dtype.kind != "f" and new.dtype.kind == "f":
-            self.values = self.values.astype(np.float64)
-        start = len(self.values)
-        # resize() lets the allocator move pages instead of copying (mremap on Linux)
-        self.values.resize(start + len(new), refcheck=False)
-        self.values[start:] = new
+        end = self.rows + len(new)
+        outgrown = end > len(self.space)
+        gap = self.space.dtype.kind != "f" and new.dtype.kind == "f"
+        if outgrown or gap:
+            dtype = np.dtype(np.float64) if gap else self.space.dtype
+            space = np.empty(max(end, 2 * self.rows) if outgrown else len(self.space), dtype)
+            space[: self.rows] = self.values
+            self.space = space
+        self.space[self.rows : end] = new
+        self.rows = end
 
     def series(self) -> pd.Series:
         return pd.Series(self.values, copy=False)
 
 
 class _Booleans:
-    def __init__(self) -> None:
-        self.codes = _Numbers(np.empty(0, dtype=np.int8))
+    def __init__(self, rows: int) -> None:
+        self.codes = _Numbers(rows, np.int8)
 
     def add(self, chunk: Any) -> None:
         self.codes.add(chunk.cast(pa.int8()).fill_null(-1))
@@ -81,9 +97,9 @@ class _Booleans:
 
 
 class _Dates:
-    def __init__(self, zone: str | None) -> None:
+    def __init__(self, rows: int, zone: str | None) -> None:
         self.zone = zone
-        self.micros = _Numbers(np.empty(0, dtype=np.int64))
+        self.micros = _Numbers(rows, np.int64)
 
     def add(self, chunk: Any) -> None:
         moments = chunk.cast(pa.timestamp("us", tz=self.zone), safe=False)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from trilho.dataset.records import ColumnSummary, Top
 
+SAMPLE = 1000
 TOP = 10  # most frequent values listed per column
 SMALL = 1 << 16  # range of whole numbers that is counted in an array instead of a hash table
 
@@ -36,17 +37,18 @@ def summarise(frame: pd.DataFrame) -> list[ColumnSummary]:
     return [_summary(str(name), frame[name]) for name in frame.columns]
 
 
-def _summary(name: str, values: pd.Series) -> ColumnSummary:
+def _summary(name: str, values: Any) -> ColumnSummary:
     what = kind(values.dtype)
     counts = _counts(values, what)
     low: Any = None
     high: Any = None
     mean = sd = None
     if what in ("number", "integer") and len(counts):
-        low, high, mean, sd = _moments(values, counts)
+        low, high, mean, sd = _moments(counts)
     elif what == "date" and len(counts):
         low, high = counts.index.min().isoformat(), counts.index.max().isoformat()
-    top = counts.nlargest(TOP)  # ties in order of appearance, so the same every time
+    # ties in order of appearance, so the same every time; nothing is frequent among unique values
+    top = counts.nlargest(TOP) if len(counts) < len(values) or len(counts) <= TOP else counts[:0]
     return ColumnSummary(
         name=name,
         dtype=str(values.dtype),
@@ -70,23 +72,23 @@ def _counts(values: pd.Series, what: str) -> pd.Series:
             counted = np.bincount(array - low)
             found = np.flatnonzero(counted)
             return pd.Series(counted[found], index=found + low)
+    if values[:SAMPLE].is_unique and values.is_unique and not values.hasnans:
+        return pd.Series(1, index=values)
     return values.value_counts(sort=False)
 
 
-def _moments(values: pd.Series, counts: pd.Series) -> tuple[float, float, float, float | None]:
-    """Return minimum, maximum, mean and standard deviation (n - 1)."""
+def _moments(counts: pd.Series) -> tuple[float, float, float | None, float | None]:
+    """Return minimum, maximum, mean and standard deviation (n - 1) of counted values."""
     seen = counts.index.to_numpy(dtype=np.float64)
-    if len(seen) * 10 < len(values):  # few distinct values: weigh them
-        weights = counts.to_numpy()
-        rows = weights.sum()
-        mean = float(seen @ weights / rows)
-        square = float((seen - mean) ** 2 @ weights)
-    else:
-        array = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        array = array[~np.isnan(array)]
-        rows, mean = len(array), float(array.mean())
-        with np.errstate(over="ignore"):
-            square = float(((array - mean) ** 2).sum())
-    # None as well beyond the range of floats, which JSON cannot hold
-    sd = float(np.sqrt(square / (rows - 1))) if rows > 1 and np.isfinite(square) else None
-    return float(seen.min()), float(seen.max()), mean, sd
+    weights = counts.to_numpy(dtype=np.float64)
+    rows = weights.sum()
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = seen @ weights / rows
+        square = (seen - mean) ** 2 @ weights
+    sd = np.sqrt(square / (rows - 1)) if rows > 1 else np.nan
+    return float(seen.min()), float(seen.max()), _finite(mean), _finite(sd)
+
+
+def _finite(value: Any) -> float | None:
+    """JSON holds no infinity: beyond the range of floats, a figure is not known."""
+    return float(value) if np.isfinite(value) else None
