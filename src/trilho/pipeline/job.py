@@ -69,6 +69,7 @@ class Job:
     config_path: Path = Path("pipeline.yaml")
     overrides: dict[str, Any] = field(default_factory=dict)
     force: bool = False
+    _fresh: set[str] = field(default_factory=set)  # documents written by this job
 
     @property
     def bundle(self) -> Path:
@@ -181,10 +182,11 @@ class Job:
         self._stamp(name).unlink(missing_ok=True)
         replace(self.folder / name, data)
         replace(self._stamp(name), stamp.encode())
+        self._fresh.add(name)
 
     def unchanged(self, name: str, stamp: str) -> bool:
         """Whether the document was made from exactly these inputs."""
-        if self.force or not (self.folder / name).exists():
+        if (self.force and name not in self._fresh) or not (self.folder / name).exists():
             return False
         try:
             return self._stamp(name).read_text() == stamp

@@ -286,7 +286,7 @@ def measure(
     )
 
 
-def _median_seconds(form: Form, columns: Columns, seconds: float = 0.2) -> float:
+def _median_seconds(form: Form, columns: Columns, seconds: float = 0.05) -> float:
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 5 or (time.perf_counter() < end and len(times) < 2000):
