@@ -115,7 +115,7 @@ class Search(Section):
     method: Literal["random", "halving"] = "random"
     """`random`: RandomizedSearchCV; `halving`: HalvingRandomSearchCV."""
     space: dict[str, Range | list[Any]]
-    """Parameter of the estimator, by its full name or a short one that is unique, to a range or list."""
+    """Parameter of the estimator, by its full or a unique short name, to a range or a list."""
     iterations: Annotated[int, Field(ge=1)] = 20
     """How many settings to try."""
     folds: Annotated[int, Field(ge=2)] = 5
