@@ -28,8 +28,8 @@ class Usage:
     peak: float
 
 
-def run(command: Sequence[str], cwd: Path) -> Usage:
-    """Run a command to its end and account for it.
+def run(command: Sequence[str], cwd: Path, done: tuple[int, ...] = (0,)) -> Usage:
+    """Run a command to its end and account for it; `done` are the exit codes of a good end.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def run(command: Sequence[str], cwd: Path) -> Usage:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
+    if process.returncode not in done:
         raise RuntimeError(f"{' '.join(command)}\n{(cwd / 'benchmark.log').read_text()}")
     scale = 1024 * 1024 if sys.platform == "darwin" else 1024
     return Usage(seconds, usage.ru_maxrss / scale)

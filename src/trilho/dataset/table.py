@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyarrow import csv
 
 from trilho.dataset import columns, source
@@ -25,6 +25,7 @@ from trilho.errors import DataError, Place
 # Texts that mean "missing" in a CSV.
 MISSING = ["", "NA", "N/A", "n/a", "#N/A", "nan", "NaN", "null", "NULL", "None", "<NA>", "NaT"]
 BLOCK = 1 << 20
+PIECE = 1 << 15
 
 
 class Table(NamedTuple):
@@ -178,10 +179,8 @@ class _Watched:
         if not self.padded:
             text = self.tail + block
             seen = np.frombuffer(text, dtype=np.uint8)
-            # unsigned: characters below the digits wrap around to large numbers
-            zero = (seen[1:-1] == ord("0")) & (seen[2:] - np.uint8(ord("0")) <= 9)
-            # before it a comma, quote, space or line end; letters and digits come after the comma
-            self.padded = bool((zero & (seen[:-2] <= ord(","))).any())
+            # by pieces that stay in the processor's cache
+            self.padded = any(_padded(seen[i : i + PIECE + 2]) for i in range(0, len(seen), PIECE))
             self.tail = text[-2:]
         return block
 
@@ -192,10 +191,19 @@ class _Watched:
         self.closed = True
 
 
+def _padded(text: npt.NDArray[np.uint8]) -> bool:
+    """Tell whether a zero stands after a comma, quote, space or line end and before a digit."""
+    # letters, digits and the point come after the comma; what is below the zero wraps around
+    after = text[:-2] <= ord(",")
+    return bool((after & (text[1:-1] == ord("0")) & (text[2:] - np.uint8(ord("0")) <= 9)).any())
+
+
 # Parquet
 
 
 def _parquet(path: str, file: Path) -> pd.DataFrame:
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(file) as parquet:
             # pandas writes an unnamed index as such a column; it is not data

@@ -27,6 +27,9 @@ from trilho.registry import Alias, Registry, RunRecord, Version, open_registry
 from trilho.training import fingerprint
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from trilho.dataset import Dataset
 
 RUN = Path(".trilho/run")
@@ -69,6 +72,8 @@ class Job:
     config_path: Path = Path("pipeline.yaml")
     overrides: dict[str, Any] = field(default_factory=dict)
     force: bool = False
+    # hold-out scores of the bundle that this job trained, by digest: scoring them again is work
+    scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     _fresh: set[str] = field(default_factory=set)  # documents written by this job
 
     @property

@@ -54,7 +54,8 @@ def _beside(job: Job, champion: Alias, tell: Tell) -> tuple[Comparison, Measurem
     candidate = Scorer(job.bundle)
     signature = candidate.signature
     tell(f"scoring candidate and champion v{champion.version} on {len(frame):,} rows")
-    scores = candidate(frame)
+    known = job.scores.get(candidate.digest)
+    scores = candidate(frame) if known is None else known
     reference = [
         msgspec.json.decode((place / "reference.json").read_bytes(), type=Reference)
         for place in (folder, job.bundle)

@@ -84,6 +84,7 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
             search=trained.search,
             status="trained",
         )
+    job.scores = {trained.digest: trained.scores}
     _keep(job, record)
     return Done(record)
 

@@ -7,6 +7,7 @@ import importlib.util
 import re
 import sys
 import traceback
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,10 @@ import pandas as pd
 import pandera.pandas as pa
 import yaml  # type: ignore[import-untyped]
 from pandera.io.pandas_io import deserialize_schema
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
 
 from trilho.errors import Place, UsageError, nearest
 
+Lines = dict[tuple[str, ...], int]  # path of keys to line
 _TABLE_KEYS = [
     *("schema_type", "version", "api", "dataframe_library", "name", "title", "description"),
     *("columns", "checks", "index", "multiindex", "dtype", "coerce", "strict", "ordered"),
@@ -69,27 +69,21 @@ def load(path: str) -> pa.DataFrameSchema:
 
 
 def _from_yaml(file: Path, path: str) -> pa.DataFrameSchema:
-    try:
-        text = file.read_text(encoding="utf-8")
-        tree = YAML(typ="rt").load(text)  # for lines and repeated keys
-        values = yaml.safe_load(text)  # for values, exactly as pandera reads them
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text.", places=(Place(path),)) from None
-    except (MarkedYAMLError, yaml.MarkedYAMLError) as error:
-        mark = error.problem_mark or error.context_mark
-        place = Place(path, mark.line + 1 if mark else None)
-        problem = (error.problem or "cannot be read").splitlines()[0]
-        raise UsageError(f"{place} is not valid YAML: {problem}.", places=(place,)) from None
+    values, lines = _read_yaml(file, path)
     if not isinstance(values, dict) or not isinstance(values.get("columns"), dict):
         raise UsageError(
             f"{path} must hold 'columns': a column name, then keys such as 'dtype', for each.",
             hint="See docs/data.md for an example.",
             places=(Place(path),),
         )
-    _known(list(values), _TABLE_KEYS, "", path, tree)
+
+    def place_of(*keys: Any) -> Place:
+        return Place(path, lines.get(tuple(map(str, keys))))
+
+    _known(values, _TABLE_KEYS, place_of)
     columns = values["columns"]
     for name, column in columns.items():
-        place = Place(path, _line(tree["columns"], name))
+        place = place_of("columns", name)
         if not isinstance(name, str):
             raise UsageError(
                 f"{place}: the column name {name!r} is not text to YAML; quote it.", places=(place,)
@@ -99,12 +93,45 @@ def _from_yaml(file: Path, path: str) -> pa.DataFrameSchema:
                 f"{place}: columns.{name} must hold keys such as 'dtype: int64'.", places=(place,)
             )
         known = [*_COLUMN_KEYS, *_check_names()]
-        _known(list(column), known, f"columns.{name}.", path, tree["columns"][name])
-        _known(_nested_checks(column), _check_names(), f"columns.{name}.checks.", path, tree)
+        _known(column, known, place_of, "columns", name)
+        _known(_nested_checks(column), _check_names(), place_of, "columns", name, "checks")
         _build({"columns": {name: column}}, f"{place}: columns.{name}", place)
-    _known(_nested_checks(values), _check_names(), "checks.", path, tree)
+    _known(_nested_checks(values), _check_names(), place_of, "checks")
     values.setdefault("strict", True)
     return _build(values, path, Place(path))
+
+
+def _read_yaml(file: Path, path: str) -> tuple[Any, Lines]:
+    """Return the values, exactly as pandera reads them, and the line of each key."""
+    lines: Lines = {}
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(file.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if repeated := _find_lines(node, (), lines):
+            raise UsageError(
+                f"{Place(path, repeated[1])} repeats the key '{repeated[0]}'.",
+                places=(Place(path, repeated[1]),),
+            )
+        return (loader.construct_document(node) if node else None), lines
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text.", places=(Place(path),)) from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        mark = getattr(error, "problem_mark", None)
+        place = Place(path, mark.line + 1 if mark else None)
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise UsageError(f"{place} is not valid YAML: {problem}.", places=(place,)) from None
+
+
+def _find_lines(node: Any, parents: tuple[str, ...], lines: Lines) -> tuple[str, int] | None:
+    """Note the line of each key; return the first key that its mapping repeats, if any."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        path, line = (*parents, str(key.value)), key.start_mark.line + 1
+        if path in lines:
+            return str(key.value), line
+        lines[path] = line
+        if repeated := _find_lines(value, path, lines):
+            return repeated
+    return None
 
 
 def _build(values: dict[str, Any], where: str, place: Place) -> pa.DataFrameSchema:
@@ -138,23 +165,18 @@ def _nested_checks(section: dict[str, Any]) -> list[str]:
     return []
 
 
-def _known(keys: list[str], known: list[str], prefix: str, path: str, tree: Any) -> None:
+def _known(
+    keys: Iterable[Any], known: list[str], place_of: Callable[..., Place], *parents: str
+) -> None:
     """Refuse unknown keys, which pandera ignores: a misspelt check would never run."""
     for key in keys:
         if key not in known:
-            place = Place(path, _line(tree, key))
+            place = place_of(*parents, key)
             raise UsageError(
-                f"{place}: {prefix}{key} is neither a key nor a check of pandera"
-                f"{nearest(str(key), known)}",
+                f"{place}: {'.'.join([*parents, str(key)])} is neither a key nor a check of "
+                f"pandera{nearest(str(key), known)}",
                 places=(place,),
             )
-
-
-def _line(tree: Any, key: Any) -> int | None:
-    try:
-        return int(tree.lc.data[key][0]) + 1
-    except (AttributeError, KeyError, TypeError):
-        return None
 
 
 def _from_python(file: Path, path: str) -> pa.DataFrameSchema:

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trilho.training.describe import Reference as Reference
     from trilho.training.describe import Sketch as Sketch
-    from trilho.training.run import HOLDOUT as HOLDOUT
     from trilho.training.run import Trained as Trained
     from trilho.training.run import train as train
     from trilho.training.scoring import Scorer as Scorer
 
 _HOMES = {
-    "HOLDOUT": "run",
     "Trained": "run",
     "train": "run",
     "Reference": "describe",
@@ -26,7 +24,7 @@ _HOMES = {
     "Scorer": "scoring",
 }
 
-__all__ = ["HOLDOUT", "Reference", "Scorer", "Sketch", "Trained", "train"]
+__all__ = ["Reference", "Scorer", "Sketch", "Trained", "train"]
 
 
 def __getattr__(name: str) -> Any:

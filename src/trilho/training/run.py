@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -30,7 +29,6 @@ from trilho.training.refused import CompileRefused
 from trilho.training.scoring import Form, SklearnForm, predict
 
 Tell = Callable[[str], None]
-HOLDOUT = "holdout.npz"
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "pandas", "treelite", "joblib")
 
 
@@ -42,6 +40,8 @@ class Trained:
     ----------
     folder, digest, manifest, evaluation
         The bundle.
+    scores : (hold-out rows,) or (hold-out rows, classes)
+        Of the hold-out, by the form that will serve.
     measurements
         Measured on this machine with the form that will serve.
     search
@@ -52,6 +52,7 @@ class Trained:
     digest: str
     manifest: Manifest
     evaluation: Evaluation
+    scores: NDArray[np.float64]
     measurements: Measurements
     search: list[dict[str, Any]] | None
 
@@ -72,7 +73,7 @@ def train(
     settings, dataset
         What to train, and on what.
     folder
-        The bundle's folder, empty or new. `holdout.npz` (ids, y, scores) is written beside it.
+        The bundle's folder, empty or new.
     fingerprint, lock
         Digests of the inputs and of the lock file.
     tell
@@ -124,12 +125,12 @@ def train(
     )
     _write(folder / "model_card.md", write_card(settings, manifest, signature, found).encode())
     digest = bundle.seal(folder, manifest)
-    _write_holdout(folder.parent / HOLDOUT, ids, coded(y[held], signature), served.scores)
     return Trained(
         folder=folder,
         digest=digest,
         manifest=bundle.read_manifest(folder)[0],
         evaluation=found,
+        scores=served.scores,
         measurements=measure(served.form, folder, columns),
         search=tried,
     )
@@ -301,15 +302,6 @@ def _median_seconds(form: Form, columns: Columns, seconds: float = 0.05) -> floa
 
 def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
-
-
-def _write_holdout(
-    path: Path, ids: NDArray[Any], y: NDArray[Any], scores: NDArray[np.float64]
-) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        np.savez(file, ids=ids, y=y, scores=scores)
-    os.replace(partial, path)
 
 
 def _environment() -> dict[str, str]:
