@@ -522,6 +522,14 @@ def test_summaries_agree_with_pandas(values: list[Any], repeat: int) -> None:
                 assert found.top[0].count == series.value_counts().max()
 
 
+def test_summaries_of_narrow_numbers_do_not_overflow() -> None:
+    found = summarise(pd.DataFrame({"a": np.array([-128, 127, 127, 0], dtype="int8")}))[0]
+    assert (found.min, found.max, found.unique, found.mean) == (-128, 127, 3, 31.5)
+    assert [(t.value, t.count) for t in found.top[:1]] == [("127", 2)]
+    huge = summarise(pd.DataFrame({"a": [1.7e308, -1.7e308, 1.7e308]}))[0]
+    assert (huge.max, huge.sd) == (1.7e308, None)
+
+
 def test_summaries_of_text_booleans_and_dates(tmp_path: Path) -> None:
     path = write(tmp_path, "t,b,d,y\nx,true,2026-01-31,0\nx,,2026-02-01,1\n,false,,0\n")
     text, flag, date, _ = summarise(read(data(path)).frame)

@@ -319,7 +319,9 @@ def test_all_bad_data_costs_little_memory() -> None:
     ("text", "says"),
     [
         ("columns: [", ["s.yaml:", "not valid YAML"]),
-        ("columns: {a: {dtype: int64}, a: {dtype: str}}", ["not valid YAML", "duplicate key"]),
+        ("columns:\n  a: {dtype: int64}\n  a: {dtype: str}", ["s.yaml:3", "repeats the key 'a'"]),
+        ("columns:\n  a: {ge: 2026-99-99}", ["not valid YAML"]),
+        ("", ["must hold 'columns'"]),
         ("- a", ["must hold 'columns'"]),
         ("columns: [{name: a}]", ["must hold 'columns'"]),
         ("columns:\n  a:\n", ["s.yaml:2", "columns.a must hold keys"]),
@@ -330,7 +332,10 @@ def test_all_bad_data_costs_little_memory() -> None:
             ["s.yaml:4", "columns.a.nulable", "did you mean 'nullable'?"],
         ),
         ("columns:\n  a:\n    in_rnge: 3\n", ["s.yaml:3", "did you mean 'in_range'?"]),
-        ("columns:\n  a:\n    checks: {is_in: [1]}\n", ["columns.a.checks.is_in", "isin"]),
+        (
+            "columns:\n  a:\n    checks: {is_in: [1]}\n",
+            ["s.yaml:3", "columns.a.checks.is_in", "isin"],
+        ),
         (
             "columns:\n  a:\n    checks:\n    - options: {check_name: bogus}\n",
             ["columns.a.checks.bogus"],

@@ -9,9 +9,7 @@ import pandas as pd
 
 from trilho.dataset.records import ColumnSummary, Top
 
-SAMPLE = 1000
 TOP = 10  # most frequent values listed per column
-SMALL = 1 << 16  # range of whole numbers that is counted in an array instead of a hash table
 
 
 def kind(dtype: Any) -> str:
@@ -39,7 +37,7 @@ def summarise(frame: pd.DataFrame) -> list[ColumnSummary]:
 
 def _summary(name: str, values: Any) -> ColumnSummary:
     what = kind(values.dtype)
-    counts = _counts(values, what)
+    counts = _counts(values)
     low: Any = None
     high: Any = None
     mean = sd = None
@@ -63,17 +61,24 @@ def _summary(name: str, values: Any) -> ColumnSummary:
     )
 
 
-def _counts(values: pd.Series, what: str) -> pd.Series:
-    """Count each distinct value."""
-    if what == "integer" and len(values) and values.dtype.kind in "iu":
+def _counts(values: pd.Series) -> pd.Series:
+    """Count each distinct value; whole numbers of a narrow range in an array, faster by far."""
+    if values.dtype.kind in "iuf" and len(values):
         array = values.to_numpy()
-        low, high = int(array.min()), int(array.max())
-        if high - low < SMALL:
-            counted = np.bincount(array - low)
-            found = np.flatnonzero(counted)
-            return pd.Series(counted[found], index=found + low)
-    if values[:SAMPLE].is_unique and values.is_unique and not values.hasnans:
-        return pd.Series(1, index=values)
+        if array.dtype.kind == "i":
+            array = array.astype(np.int64, copy=False)  # differences of narrower ones overflow
+        elif array.dtype.kind == "f" and (gaps := np.isnan(array)).any():
+            array = array[~gaps]
+        if (
+            len(array)
+            and (bins := float(array.max()) - float(array.min())) <= 2 * len(values) + 999
+        ):
+            low = array.min()
+            steps = (array - low).astype(np.int64)
+            if array.dtype.kind != "f" or (steps + low == array).all():
+                counted = np.bincount(steps, minlength=int(bins) + 1)
+                found = np.flatnonzero(counted)
+                return pd.Series(counted[found], index=(found + low).astype(values.dtype))
     return values.value_counts(sort=False)
 
 
@@ -83,8 +88,9 @@ def _moments(counts: pd.Series) -> tuple[float, float, float | None, float | Non
     weights = counts.to_numpy(dtype=np.float64)
     rows = weights.sum()
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = seen @ weights / rows
-        square = (seen - mean) ** 2 @ weights
+        # not `@`: BLAS would wake a thread per core for it
+        mean = (seen * weights).sum() / rows
+        square = ((seen - mean) ** 2 * weights).sum()
     sd = np.sqrt(square / (rows - 1)) if rows > 1 else np.nan
     return float(seen.min()), float(seen.max()), _finite(mean), _finite(sd)
 
