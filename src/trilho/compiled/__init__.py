@@ -6,7 +6,9 @@ data, not code: loading it executes nothing. `trilho.training.compile` writes it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +100,21 @@ class CompiledModel:
         except KeyError as error:
             raise DataError(f"Column {error.args[0]!r} is missing.") from None
         rows = len(inputs[0])
-        with np.errstate(all="ignore"):
-            if 0 < rows <= CHUNK:
-                return self._run(inputs)
-            out = np.empty(rows if self._width is None else (rows, self._width))
-            for start in range(0, rows, CHUNK):
-                chunk = slice(start, start + CHUNK)
-                out[chunk] = self._run([column[chunk] for column in inputs])
-            return out
+        if rows == 0:
+            return np.empty(0 if self._width is None else (0, self._width))
+        if rows <= CHUNK:
+            return self._run(inputs)
+        chunks = [slice(start, start + CHUNK) for start in range(0, rows, CHUNK)]
+        # numpy and treelite work outside of the interpreter's lock
+        with ThreadPoolExecutor(min(len(chunks), os.cpu_count() or 1)) as pool:
+            parts = pool.map(lambda chunk: self._run([c[chunk] for c in inputs]), chunks)
+            return np.concatenate(list(parts))
 
     def _run(self, values: list[Value]) -> NDArray[np.float64]:
-        for run, takes in self._steps:
-            values.append(run([take(values) for take in takes]))
-        return self._output(values)
+        with np.errstate(all="ignore"):
+            for run, takes in self._steps:
+                values.append(run([take(values) for take in takes]))
+            return self._output(values)
 
 
 def _build(

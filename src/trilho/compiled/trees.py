@@ -13,9 +13,6 @@ from treelite.gtil.gtil import GTILConfig
 
 from trilho.errors import IntegrityError
 
-# From this many rows on, threads (as many as OMP_NUM_THREADS allows) pay for their start.
-THREADED_ROWS = 512
-
 
 class Forest:
     """A tree ensemble read from treelite's checkpoint bytes.
@@ -47,21 +44,20 @@ class Forest:
         header = self._model.get_header_accessor()
         self.width = int(np.max(header.get_field("num_class")))
         kind = "raw" if raw else "default"
-        self._single = GTILConfig(nthread=1, predict_type=kind)
-        self._threaded = GTILConfig(nthread=-1, predict_type=kind)
+        # one thread: whoever has many rows gives them to threads in chunks
+        self._config = GTILConfig(nthread=1, predict_type=kind)
 
     def predict(self, block: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return (rows, width) outputs for a C-contiguous (rows, features) float64 block."""
         rows = len(block)
         out = np.zeros((rows, self.width))
-        config = self._single if rows < THREADED_ROWS else self._threaded
         failed = _LIB.TreeliteGTILPredict(
             self._model.handle,
             ctypes.c_void_p(block.ctypes.data),
             b"float64",
             ctypes.c_uint64(rows),
             ctypes.c_void_p(out.ctypes.data),
-            config.handle,
+            self._config.handle,
         )
         if failed:
             raise IntegrityError("The compiled form's trees cannot be evaluated.")

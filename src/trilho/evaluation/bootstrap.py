@@ -15,8 +15,8 @@ from trilho.evaluation.metrics import Floats, Metrics, Weights
 from trilho.evaluation.results import Difference, Estimate
 
 # Resampled at most; see `sample`.
-ROWS = 25_000
-SLICE_ROWS = 5_000
+ROWS = 10_000
+SLICE_ROWS = 2_500
 SLICE_RESAMPLES = 1_000
 # Fewest rows of each class in the sample, as far as there are so many.
 CLASS_ROWS = 1_000
