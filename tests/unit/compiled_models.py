@@ -14,7 +14,7 @@ from trilho.training import proof
 from trilho.training.columns import from_frame
 from trilho.training.compile import compile_model
 
-TEXTS = ["red", "green", "blue", "", "naïve ☃", "a,b\"c", " red"]
+TEXTS = ["red", "green", "blue", "", "naïve ☃", 'a,b"c', " red"]
 
 
 def table(rows: int = 400, seed: int = 0, missing: float = 0.1) -> pd.DataFrame:
@@ -27,9 +27,12 @@ def table(rows: int = 400, seed: int = 0, missing: float = 0.1) -> pd.DataFrame:
             "count": rng.integers(-3, 9, size=rows).astype(float),
             "whole": rng.integers(0, 5, size=rows),
             "flag": rng.random(rows) < 0.3,
-            "colour": pd.Series(rng.choice(TEXTS, size=rows, p=[0.4, 0.3, 0.1, 0.1, 0.05, 0.04, 0.01]), dtype="str"),
+            "colour": pd.Series(
+                rng.choice(TEXTS, size=rows, p=[0.4, 0.3, 0.1, 0.1, 0.05, 0.04, 0.01]), dtype="str"
+            ),
             "name": pd.Series([f"n{i}" for i in rng.integers(0, 150, size=rows)], dtype="str"),
-            "day": pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 700, size=rows), unit="D"),
+            "day": pd.Timestamp("2024-01-01")
+            + pd.to_timedelta(rng.integers(0, 700, size=rows), unit="D"),
         }
     )
     frame["day"] = frame["day"].astype("datetime64[us]")

@@ -81,7 +81,8 @@ def pipeline(target: str = "binary", task: str | None = None, **model: Any) -> c
 
 def run(settings: config.Pipeline, folder: Path, tell: Any = lambda _: None) -> Trained:
     data = dataset.read(settings.data)
-    return train(settings, data, folder, fingerprint=FINGERPRINT, lock=None, tell=tell)
+    held = dataset.holdout(data, settings.data.split)
+    return train(settings, data, held, folder, fingerprint=FINGERPRINT, lock=None, tell=tell)
 
 
 # ── the bundle ────────────────────────────────────────────────────────────────────────────────────
@@ -206,7 +207,9 @@ from trilho.training import train
 settings = config.Pipeline.model_validate(json.loads(Path("settings.json").read_text()))
 data = dataset.read(settings.data)
 with joblib.parallel_config(n_jobs=int(sys.argv[2]), backend="threading"):
-    print(train(settings, data, Path(sys.argv[1]), fingerprint="sha256:0", lock=None).digest)
+    held = dataset.holdout(data, settings.data.split)
+    folder = Path(sys.argv[1])
+    print(train(settings, data, held, folder, fingerprint="sha256:0", lock=None).digest)
 """
 SEARCHED = {"space": {"learning_rate": {"low": 0.01, "high": 0.5, "log": True}}, "iterations": 3}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from trilho.evaluation.metrics import Floats, Metrics, Weights
 from trilho.evaluation.results import Difference, Estimate
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 # Resampled at most; see `sample`.
 ROWS = 10_000
 SLICE_ROWS = 2_500
-SLICE_RESAMPLES = 1_000
+SLICE_RESAMPLES = 500
 # Fewest rows of each class in the sample, as far as there are so many.
 CLASS_ROWS = 1_000
 # Elements of one block of weights: a few megabytes once they are float64.
@@ -88,17 +92,25 @@ def draw(
         return [model.values(weights) for model in models]
 
     jobs = list(zip(sizes, root.spawn(len(sizes)), strict=True))
-    # one BLAS thread for each worker: no more threads than cores, and the same sums every time
-    with (
-        threadpool_limits(1, user_api="blas"),
-        ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool,
-    ):
-        blocks = list(pool.map(block, jobs))
+    blocks = together(block, jobs, workers)
     values = [
         {name: np.concatenate([b[i][name] for b in blocks]) for name in blocks[0][i]}
         for i in range(len(models))
     ]
     return Draws(values, float(np.sqrt(len(chosen) / rows)) if rows else 1.0)
+
+
+def together(do: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> list[R]:
+    """Do something to each item in threads: numpy works outside of the interpreter's lock.
+
+    Each worker gets one BLAS thread: no more threads than cores, and the same sums every time.
+    """
+    workers = workers or min(4, os.cpu_count() or 1)
+    with threadpool_limits(1, user_api="blas"):
+        if workers == 1:
+            return [do(item) for item in items]
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(do, items))
 
 
 def counts(rng: np.random.Generator, resamples: int, rows: int) -> Weights:

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from trilho.evaluation.bootstrap import together
 from trilho.evaluation.metrics import Floats, Ints, Ranked, metrics, point
 from trilho.evaluation.results import METRICS, PRIMARY, Importance
 
@@ -55,26 +56,26 @@ def permutation(
         own = np.asarray(scores, np.float64)[i * rows : (i + 1) * rows]
         return point(metrics(task, y, own, threshold), rows)[name]
 
-    def scored(x: pd.DataFrame) -> NDArray[Any]:
-        # so few rows gain nothing from threads, which on a busy machine wait for each other
-        with threadpool_limits(1):
-            return predict(x)
-
-    whole = score(scored(frame), 0)
-    if np.isnan(whole):
-        return []
     # one call for all repeats: a pipeline's cost is mostly per call
     repeated = frame.iloc[np.tile(np.arange(rows), REPEATS)].reset_index(drop=True)
-    found = []
-    for column in frame.columns:
-        shuffled = np.concatenate([rng.permutation(rows) for _ in range(REPEATS)])
+    shuffles = {
+        column: np.concatenate([rng.permutation(rows) for _ in range(REPEATS)])
+        for column in frame.columns
+    }
+
+    def importance(column: str) -> Importance:
         mixed = repeated.copy(deep=False)
-        mixed[column] = frame[column].take(shuffled).array
-        scores = scored(mixed)
+        mixed[column] = frame[column].take(shuffles[column]).array
+        scores = predict(mixed)
         losses = sign * np.array([whole - score(scores, i) for i in range(REPEATS)])
-        found.append(
-            Importance(feature=str(column), mean=float(losses.mean()), sd=float(losses.std(ddof=1)))
+        return Importance(
+            feature=str(column), mean=float(losses.mean()), sd=float(losses.std(ddof=1))
         )
+
+    # a thread a column; more threads within a column would only wait for each other
+    with threadpool_limits(1):
+        whole = score(predict(frame), 0)
+        found = [] if np.isnan(whole) else together(importance, frame.columns)
     return sorted(found, key=lambda i: -i.mean)
 
 

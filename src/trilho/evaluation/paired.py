@@ -146,19 +146,18 @@ class _Both:
 def _slices(
     settings: config.Evaluation, both: _Both, y: NDArray[Any], frame: pd.DataFrame, order: Rows
 ) -> list[SliceDifference]:
-    found = []
-    for label, column, own in slices(settings, frame, order):
+    def judge(group: tuple[str, str, Rows]) -> SliceDifference:
+        label, column, own = group
         truth = y[own]
 
-        def build(rows: Rows, truth: Any = truth, own: Rows = own) -> Any:
+        def build(rows: Rows) -> Any:
             return both.metrics(truth[rows], own[rows])
 
         drawn = slice_draws(settings, build, both.task, truth, f"{column}={label}")
         differences = both.differences(truth, own, drawn, settings.confidence)
-        found.append(
-            SliceDifference(column=column, label=label, rows=len(own), metrics=differences)
-        )
-    return found
+        return SliceDifference(column=column, label=label, rows=len(own), metrics=differences)
+
+    return bootstrap.together(judge, slices(settings, frame, order))
 
 
 def _fairness(

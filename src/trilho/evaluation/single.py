@@ -101,7 +101,7 @@ def evaluate(
         classes=None if classes is None else [str(c) for c in classes],
         threshold=at if binary else None,
         metrics=estimates(settings, task, y, scores, at),
-        slices=list(_slices(settings, task, y, scores, frame, order, at)),
+        slices=_slices(settings, task, y, scores, frame, order, at),
         fairness=list(_fairness(settings, y, decided == 1, frame, order)) if binary else [],
         calibration=curves.calibration(
             top, (decided == y).astype(np.float64) if task == "multiclass" else y.astype(np.float64)
@@ -158,16 +158,17 @@ def _slices(
     frame: pd.DataFrame,
     order: Rows,
     threshold: float,
-) -> Iterable[Slice]:
-    for label, column, own in slices(settings, frame, order):
+) -> list[Slice]:
+    def judge(group: tuple[str, str, Rows]) -> Slice:
+        label, column, own = group
         truth, given = y[own], scores[own]
 
-        def build(rows: Rows, truth: Any = truth, given: Floats = given) -> Any:
+        def build(rows: Rows) -> Any:
             return [metrics(task, truth[rows], given[rows], threshold)]
 
         drawn = slice_draws(settings, build, task, truth, f"{column}={label}")
         values = point(metrics(task, truth, given, threshold), len(own))
-        yield Slice(
+        return Slice(
             column=column,
             label=label,
             rows=len(own),
@@ -179,6 +180,8 @@ def _slices(
                 for name, value in values.items()
             },
         )
+
+    return bootstrap.together(judge, slices(settings, frame, order))
 
 
 def slices(
@@ -206,6 +209,7 @@ def slice_draws(
         seed=seed(settings, name),
         strata=None if task == "regression" else truth,
         cap=bootstrap.SLICE_ROWS,
+        workers=1,  # slices are judged side by side already
     )
 
 

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -72,6 +74,7 @@ class Job:
     config_path: Path = Path("pipeline.yaml")
     overrides: dict[str, Any] = field(default_factory=dict)
     force: bool = False
+    soon: tuple[str, ...] = ()  # modules that later steps need, imported while the data are read
     # hold-out scores of the bundle that this job trained, by digest: scoring them again is work
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     _fresh: set[str] = field(default_factory=set)  # documents written by this job
@@ -86,9 +89,21 @@ class Job:
 
     @cached_property
     def dataset(self) -> Dataset:
+        from trilho.dataset import read
+
+        # reading works outside of the interpreter's lock, importing takes seconds of it
+        ahead = Thread(target=lambda: [import_module(name) for name in self.soon])
+        ahead.start()
+        try:
+            return read(self.config.data)
+        finally:
+            ahead.join()
+
+    @cached_property
+    def holdout(self) -> NDArray[np.bool_]:
         from trilho import dataset
 
-        return dataset.read(self.config.data)
+        return dataset.holdout(self.dataset, self.config.data.split)
 
     @cached_property
     def dataset_digest(self) -> str:

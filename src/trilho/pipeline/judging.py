@@ -38,7 +38,6 @@ def evaluate(job: Job, tell: Tell = silent) -> Done[Comparison | None]:
 
 
 def _beside(job: Job, champion: Alias, tell: Tell) -> tuple[Comparison, Measurements]:
-    from trilho.dataset import holdout
     from trilho.evaluation import compare, data_change
     from trilho.training import Reference, Scorer
     from trilho.training.columns import from_frame
@@ -49,7 +48,7 @@ def _beside(job: Job, champion: Alias, tell: Tell) -> tuple[Comparison, Measurem
     old = job.registry.fetch_bundle(champion.digest, folder)
     tell(f"reading {job.config.data.path}")
     data = job.dataset
-    held = holdout(data, job.config.data.split)
+    held = job.holdout
     frame = data.frame[held]
     candidate = Scorer(job.bundle)
     signature = candidate.signature

@@ -63,6 +63,7 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
         trained = training.train(
             job.config,
             data,
+            job.holdout,
             partial,
             fingerprint=job.fingerprint,
             lock=fingerprint.lock_digest(),

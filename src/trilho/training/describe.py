@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trilho.bundle import Column, Golden, Signature
 from trilho.dataset import Dataset
 from trilho.errors import DataError
+from trilho.evaluation.bootstrap import together
 from trilho.features import numbers
 from trilho.training.columns import Columns, join, take, to_rows
 from trilho.training.proof import edge_rows
@@ -134,7 +135,13 @@ def reference(
     """Sketch each feature of the training rows and the scores of the hold-out."""
     return Reference(
         rows=len(training),
-        columns={name: _sketch(training[name], kind) for name, kind in kinds.items()},
+        columns=dict(
+            zip(
+                kinds,
+                together(lambda name: _sketch(training[name], kinds[name]), kinds),
+                strict=True,
+            )
+        ),
         score_rows=len(scores),
         scores=_quantiles(scores if scores.ndim == 1 else scores.max(axis=1)),
     )
@@ -157,6 +164,6 @@ def _quantiles(values: NDArray[np.float64]) -> list[float]:
     """200 order statistics at equal steps, rounded to 6 digits: a sketch, not the data."""
     if not len(values):
         return []
-    steps = np.linspace(0, 1, QUANTILES)
-    found = np.quantile(values, steps, method="inverted_cdf")
+    ranks = np.ceil(np.linspace(0, 1, QUANTILES) * len(values)).astype(np.intp) - 1
+    found = np.sort(values)[np.maximum(ranks, 0)]  # faster than 200 partitions of np.quantile
     return [float(f"{v:.6g}") for v in found.tolist()]

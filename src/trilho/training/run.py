@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from trilho import bundle, compiled, config
 from trilho.bundle import DatasetInfo, Manifest, Signature, canonical, sha256_bytes
-from trilho.dataset import Dataset, holdout
+from trilho.dataset import Dataset
 from trilho.errors import UsageError
 from trilho.evaluation.results import Evaluation, Measurements
 from trilho.training import describe, proof
@@ -60,6 +60,7 @@ class Trained:
 def train(
     settings: config.Pipeline,
     dataset: Dataset,
+    held: NDArray[np.bool_],
     folder: Path,
     *,
     fingerprint: str,
@@ -72,6 +73,8 @@ def train(
     ----------
     settings, dataset
         What to train, and on what.
+    held : (rows,)
+        The rows that are held out, see `trilho.dataset.holdout`.
     folder
         The bundle's folder, empty or new.
     fingerprint, lock
@@ -87,7 +90,6 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty.", hint="Train into a new folder.")
-    held = holdout(dataset, settings.data.split)
     x, y = dataset.x(), dataset.y()
     x_train, y_train = x[~held], y[~held]
     model, threshold, parameters, tried = _fit(settings, dataset, x_train, y_train, tell)
