@@ -40,6 +40,14 @@ def run(*command: str | Path, check: bool = True, seconds: float = 60) -> str:
     return done.stdout.strip()
 
 
+def quiet(*command: str, seconds: float = 60) -> str:
+    """Return what a failing command said, and nothing of one that succeeds."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    if done.returncode == 0:
+        return ""
+    return done.stderr.strip() or f"exit {done.returncode}"
+
+
 @pytest.fixture(scope="module")
 def engine() -> str:
     wanted = os.environ.get("TRILHO_TEST_ENGINE")
@@ -55,15 +63,10 @@ def engine() -> str:
 @pytest.fixture(scope="module")
 def image(engine: str) -> str:
     """The image of this work tree, built as the Dockerfile's first lines say."""
-    present = subprocess.run(
-        [engine, "image", "inspect", BASE], capture_output=True, timeout=60, check=False
-    )
-    if present.returncode:
-        pulled = subprocess.run(
-            [engine, "pull", "-q", BASE], capture_output=True, timeout=300, check=False
-        )
-        if pulled.returncode:
-            pytest.skip(f"{BASE} cannot be pulled; scripts/local-base-image.sh makes a stand-in")
+    if quiet(engine, "image", "inspect", BASE) and quiet(engine, "pull", "-q", BASE, seconds=300):
+        pytest.skip(f"{BASE} cannot be pulled; scripts/local-base-image.sh makes a stand-in")
+    if why := quiet(engine, "run", "--rm", BASE, "python", "-c", ""):
+        pytest.skip(f"{engine} cannot run containers here (CONTAINERS_CONF?): {why[-300:]}")
     tag = "trilho-serve:test"
     more = shlex.split(os.environ.get("TRILHO_TEST_BUILD", ""))
     if engine == "podman":
