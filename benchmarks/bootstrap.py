@@ -1,14 +1,7 @@
-"""Paired bootstrap of all binary metrics, beside a loop over scikit-learn's metrics.
-
-Both use the same rows and the same resamples. The loop runs on the first `--loop` of them and its
-time is scaled to all; with `--loop 2000` it runs them all. Prints Markdown.
-
-    .venv/bin/python benchmarks/bootstrap.py
-"""
+"""Paired bootstrap of all binary metrics, beside a loop over scikit-learn's metrics."""
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Callable
 from statistics import median
@@ -18,10 +11,14 @@ import numpy as np
 from scipy.stats import ks_2samp
 from sklearn import metrics as sk
 
+from benchmarks.measure import Row, table
 from trilho.evaluation import bootstrap
 from trilho.evaluation.metrics import Binary
 
 SEED = (42,)
+ROWS, LARGE = 7_500, 250_000
+RESAMPLES = 2_000
+LOOP = 200  # resamples that the peer runs
 
 
 def simulated(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -65,51 +62,53 @@ def timed(job: Callable[[], object], repeats: int = 5) -> float:
     return median(seconds)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=7_500)
-    parser.add_argument("--resamples", type=int, default=2_000)
-    parser.add_argument("--loop", type=int, default=100, help="resamples that the loop runs")
-    parser.add_argument("--large", type=int, default=250_000, help="rows of the large case")
-    given = parser.parse_args()
+def main() -> str:
     warnings.simplefilter("ignore")
-
-    def ours(y: np.ndarray, *scores: np.ndarray) -> bootstrap.Draws:
-        return bootstrap.draw(
-            lambda rows: [Binary(y[rows], s[rows], 0.5) for s in scores],
-            len(y),
-            resamples=given.resamples,
-            seed=SEED,
-            strata=y,
-        )
-
-    y, one, two = simulated(given.rows)
+    y, one, two = simulated(ROWS)
     draws = ours(y, one, two)
     seconds = timed(lambda: ours(y, one, two))
 
-    weights = first_weights(given.rows, given.resamples, given.loop)
+    weights = first_weights(ROWS, RESAMPLES, LOOP)
     looped: list[list[dict[str, float]]] = []
     start = perf_counter()
     for counts in weights:
-        rows = np.repeat(np.arange(given.rows), counts)
+        rows = np.repeat(np.arange(ROWS), counts)
         looped.append([by_scikit_learn(y[rows], scores[rows]) for scores in (one, two)])
-    loop_seconds = (perf_counter() - start) * given.resamples / len(weights)
+    loop_seconds = (perf_counter() - start) * RESAMPLES / LOOP
     error = max(
         abs(pair[model][name] - draws.values[model][name][i])
         for i, pair in enumerate(looped)
         for model in (0, 1)
         for name in pair[model]
     )
-
-    large = simulated(given.large)
+    large = simulated(LARGE)
     large_seconds = timed(lambda: ours(*large), 3)
-    extent = "" if len(weights) == given.resamples else f", scaled from {len(weights)}"
-    print(f"Paired bootstrap, two models, 12 metrics, {given.resamples:,} resamples\n")
-    print("| | rows | seconds | ratio |\n|---|---|---|---|")
-    print(f"| loop over scikit-learn{extent} | {given.rows:,} | {loop_seconds:.1f} | |")
-    print(f"| trilho | {given.rows:,} | {seconds:.3f} | {loop_seconds / seconds:.0f} |")
-    print(f"| trilho | {given.large:,} | {large_seconds:.2f} | |")
-    print(f"\nLargest difference of any metric on any resample that both ran: {error:.1e}.")
+    row = Row(
+        f"paired bootstrap, 12 metrics of two models, {RESAMPLES:,} resamples, {ROWS:,} rows: time",
+        f"{seconds:.2f} s",
+        f"{loop_seconds:.0f} s",
+        loop_seconds / seconds,
+        50,
+        at_least=True,
+    )
+    return table(
+        "The bootstrap",
+        "python -m benchmarks bootstrap",
+        f"Peer: a loop over scikit-learn's metrics on the same resamples, timed on {LOOP} of them "
+        f"and scaled; the largest difference of any metric on those was {error:.1e}. The ratio is "
+        f"the peer's time over ours. {LARGE:,} rows take us {large_seconds:.2f} s.",
+        [row],
+    )
+
+
+def ours(y: np.ndarray, *scores: np.ndarray) -> bootstrap.Draws:
+    return bootstrap.draw(
+        lambda rows: [Binary(y[rows], s[rows], 0.5) for s in scores],
+        len(y),
+        resamples=RESAMPLES,
+        seed=SEED,
+        strata=y,
+    )
 
 
 def first_weights(rows: int, resamples: int, wanted: int) -> np.ndarray:
@@ -123,7 +122,3 @@ def first_weights(rows: int, resamples: int, wanted: int) -> np.ndarray:
         for i, seed in enumerate(blocks[: -(-wanted // size)])
     ]
     return np.concatenate(drawn)[:wanted]
-
-
-if __name__ == "__main__":
-    main()

@@ -77,14 +77,7 @@ def main() -> str:
     peak, bare_peak = ours.peak * 1.048576, bare.peak * 1.048576  # measured in units of 2^20
     rows = [
         Row(
-            "from file to verdict: time",
-            f"{ours.seconds:.2f} s",
-            f"{bare.seconds:.2f} s",
-            ours.seconds / bare.seconds,
-            1.2,
-        ),
-        Row(
-            "frame in memory, summary and dataset checks included: time",
+            "validating the frame, summary and dataset checks included: time",
             f"{within['ours']:.2f} s",
             f"{within['bare']:.2f} s",
             within["ours"] / within["bare"],
@@ -101,9 +94,11 @@ def main() -> str:
     return table(
         "Validation of 1,000,000 rows",
         "python -m benchmarks validation",
-        "Peer: `pandas.read_csv` and bare pandera (`lazy=True`) on the same schema, in processes "
-        "of their own, in turn. Trilho also summarises each column, checks the dataset as a whole "
-        "and takes its digest. The ratio of the last row is to the frame, not to the peer.",
+        "Peer: bare pandera (`lazy=True`) on the same schema, in processes of their own, in turn. "
+        "Trilho also summarises each column and checks the dataset as a whole. The ratio of the "
+        "last row is to the frame, not to the peer. The whole processes, with imports and reading "
+        f"(and for Trilho the digest), took {ours.seconds:.2f} s and {bare.seconds:.2f} s "
+        f"({ours.seconds / bare.seconds:.2f}).",
         rows,
     )
 

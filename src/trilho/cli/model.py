@@ -127,7 +127,8 @@ def retrain(
 ) -> None:
     """Validate, train, evaluate, gate and report in one go; unchanged inputs end at once."""
     work = job(config, run, given, force)
-    work.soon = ("trilho.schema.validation", "trilho.training.run", "trilho.report.charts")
+    work.soon = ("trilho.schema.validation", "trilho.training.run")
+    work.later = ("trilho.report.charts",)
     validation = _validate(work)
     if not validation.ok:
         _report(work)

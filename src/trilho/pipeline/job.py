@@ -74,7 +74,9 @@ class Job:
     config_path: Path = Path("pipeline.yaml")
     overrides: dict[str, Any] = field(default_factory=dict)
     force: bool = False
-    soon: tuple[str, ...] = ()  # modules that later steps need, imported while the data are read
+    # modules that later steps need: imported while the data are read, while the model is fitted
+    soon: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
     # hold-out scores of the bundle that this job trained, by digest: scoring them again is work
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     _fresh: set[str] = field(default_factory=set)  # documents written by this job
@@ -91,13 +93,8 @@ class Job:
     def dataset(self) -> Dataset:
         from trilho.dataset import read
 
-        # reading works outside of the interpreter's lock, importing takes seconds of it
-        ahead = Thread(target=lambda: [import_module(name) for name in self.soon])
-        ahead.start()
-        try:
+        with importing(self.soon):
             return read(self.config.data)
-        finally:
-            ahead.join()
 
     @cached_property
     def holdout(self) -> NDArray[np.bool_]:
@@ -230,6 +227,17 @@ class Job:
             os.replace(partial, self.bundle)
         finally:
             shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def importing(modules: tuple[str, ...]) -> Iterator[None]:
+    """Import modules beside work that leaves the interpreter's lock alone: it takes seconds."""
+    thread = Thread(target=lambda: [import_module(name) for name in modules])
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def replace(path: Path, data: bytes) -> None:

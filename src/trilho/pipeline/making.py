@@ -13,7 +13,7 @@ import msgspec
 
 from trilho import bundle, tracking
 from trilho.errors import IntegrityError, TrilhoError
-from trilho.pipeline.job import Done, Job, Tell, digest_of, replace, silent
+from trilho.pipeline.job import Done, Job, Tell, digest_of, importing, replace, silent
 from trilho.registry import RunRecord, Source
 from trilho.training import fingerprint
 
@@ -59,7 +59,7 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
     tell(f"reading {job.config.data.path}")
     data = job.dataset
     gates.check(job.config.gates, data.task)  # a mistyped metric is told before the work, not after
-    with job.new_bundle() as partial:
+    with job.new_bundle() as partial, importing(job.later):
         trained = training.train(
             job.config,
             data,
