@@ -38,5 +38,5 @@ schema: setup ## Write docs/pipeline.md and docs/pipeline.schema.json from the c
 lock: ## Resolve the hashed locks anew from pyproject.toml
 	@scripts/lock
 
-clean: ## Remove the environment, caches and run results
-	@rm -rf .venv .trilho .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## Remove the environment and caches (not .trilho/, which may hold your registry)
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
