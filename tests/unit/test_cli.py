@@ -148,6 +148,18 @@ def test_gate_report_publish_and_look_up(place: Path) -> None:
     assert runs[0]["id"] in trilho("runs", cwd=place).stdout
 
 
+def test_publish_judges_by_the_gates_as_they_are_now(place: Path, tmp_path: Path) -> None:
+    """A verdict given before the gates were tightened, or the champion moved, ships nothing."""
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy)
+    trilho("gate", cwd=copy, expect=_code(place))
+    strict = ["--set", "gates.limits={roc_auc: {min: 0.999}}"]
+    done = trilho("publish", "--allow-hold", *strict, cwd=copy, expect=4)
+    assert "rejected" in done.stderr
+    before = trilho("models", "--json", cwd=place).stdout
+    assert trilho("models", "--json", cwd=copy).stdout == before
+
+
 def _promotes(place: Path) -> bool:
     done = subprocess.run([TRILHO, "gate"], cwd=place, capture_output=True)
     assert done.returncode in (0, 5)

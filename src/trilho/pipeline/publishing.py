@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import msgspec
 
-from trilho.errors import HeldError, RejectedError, UsageError
+from trilho.errors import HeldError, RejectedError
 from trilho.pipeline.job import Job
+from trilho.pipeline.judging import gate
 from trilho.registry import Candidate, RunRecord, Source, Version, now
 
 
 def store_candidate(job: Job, reason: str | None) -> Candidate:
-    """Store the bundle and its verdict in the registry, under its fingerprint."""
-    from trilho.gates import Verdict
+    """Store the bundle and its verdict in the registry, under its fingerprint.
 
-    manifest, digest = job.manifest, job.digest
-    verdict = job.read("verdict.json", Verdict)
-    if verdict.candidate != digest:
-        raise UsageError(
-            "verdict.json judges another bundle than this run's.", hint="Run `trilho gate` again."
-        )
+    The verdict is given anew, so that it is one on this bundle beside today's champion, by the
+    gates and the data as they are now; what did not change since `evaluate` is not computed again.
+    """
+    verdict = gate(job).value
     comparison = job.folder / "comparison.json"
     candidate = Candidate(
-        fingerprint=manifest.fingerprint,
+        fingerprint=job.fingerprint,
         digest=job.registry.put_bundle(job.bundle),
         verdict=verdict.verdict,
         champion=verdict.champion,
@@ -44,11 +42,6 @@ def publish(job: Job, *, allow_hold: bool = False, reason: str | None = None) ->
         The verdict says no.
     """
     candidate = store_candidate(job, reason)
-    champion = job.champion.digest if job.champion else None
-    if candidate.champion != champion:
-        raise UsageError(
-            "The champion changed since this verdict was given.", hint="Run `trilho gate` again."
-        )
     if candidate.verdict == "REJECT":
         raise RejectedError("The gates rejected this bundle; it is not published.")
     if candidate.verdict == "HOLD" and not allow_hold:

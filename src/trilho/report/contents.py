@@ -150,7 +150,7 @@ def _tiles(inputs: ReportInputs) -> list[Tile]:
         flips = comparison.flips
         balance = figure(flips.fixed - flips.broken, 0, signed=True)
         below = f"{whole(flips.fixed)} fixed, {whole(flips.broken)} broken"
-        tiles.append(Tile("Decisions turned right", balance, below))
+        tiles.append(Tile("Right decisions", balance, below))
     if inputs.measurements is not None:
         time = duration(inputs.measurements.row_microseconds)
         tiles.append(Tile("One prediction", time, size(inputs.measurements.model_bytes)))
