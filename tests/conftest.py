@@ -2,5 +2,5 @@
 
 import os
 
-# Tests run side by side; threads that wait for each other on busy cores take a hundred times longer.
+# Tests run side by side; threads waiting for each other on busy cores take a hundred times longer.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -9,8 +9,10 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 from ecs_service import CLUSTER, SERVICE, Answers, answering, publish
+from typer.testing import CliRunner, Result
 
 from trilho.bundle import Golden
+from trilho.cli import app
 from trilho.config import Deploy
 from trilho.demo import ministack
 from trilho.deploy import ecs as ecs_module
@@ -761,3 +763,63 @@ def test_lists_of_probabilities_are_compared_one_by_one(
             else:
                 with pytest.raises(SmokeError, match="wrong numbers"):
                     smoke(running.url, golden, "d")
+
+
+# --- the verbs, as a workflow calls them ---
+
+PIPELINE = """\
+name: credit
+registry: {registry}
+data: {{path: none.csv, schema: none.yaml, target: y}}
+model: {{factory: a:b}}
+deploy:
+  cluster: {cluster}
+  service: {service}
+  url: {url}
+  timeout_minutes: 0.1
+  smoke_timeout_seconds: 1.5
+"""
+
+
+def test_verbs_tell_the_workflow_what_serves_and_why_not(
+    cluster: Any,
+    registry: Registry,
+    answers: Answers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(
+        PIPELINE.format(
+            registry=registry.store.url, cluster=CLUSTER, service=SERVICE, url=answers.url
+        )
+    )
+    outputs, summary = tmp_path / "outputs", tmp_path / "summary"
+    monkeypatch.setenv("GITHUB_OUTPUT", str(outputs))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    monkeypatch.setattr("trilho.deploy.rollout.POLL_SECONDS", 0.05)
+    publish(registry, tmp_path / "1", 0.3)
+    publish(registry, tmp_path / "2", 0.4)
+
+    def verb(*arguments: str) -> Result:
+        return CliRunner().invoke(app, [*arguments, "--config", str(path)])
+
+    assert verb("deploy", "--version", "1").exit_code == 0
+    assert "**DEPLOYED** — Version v1 serves." in summary.read_text()
+    assert f"\n{answers.url}\n" in outputs.read_text()
+    assert verb("deploy", "--version", "2").exit_code == 0
+    assert verb("smoke").exit_code == 0
+    assert verb("rollback", "--reason", "too slow").exit_code == 0
+    champion = registry.alias(CHAMPION)
+    assert champion
+    assert champion.version == 1
+
+    third = publish(registry, tmp_path / "3", 0.5)
+    answers.offset, answers.bad = 0.1, third.digest
+    summary.unlink()
+    failed = verb("deploy", "--version", "3")
+    assert isinstance(failed.exception, DeploymentError)
+    told = summary.read_text()
+    assert told.startswith("> [!CAUTION]")
+    assert "answers wrong numbers" in told.splitlines()[1]
+    assert registry.alias(CHAMPION) == champion

@@ -43,8 +43,14 @@ def table(rows: int = 400, seed: int = 0, missing: float = 0.1) -> pd.DataFrame:
 
 NUMBERS = ["small", "large", "count", "whole", "flag"]
 KINDS = {
-    **{"small": "number", "large": "number", "count": "number", "whole": "integer"},
-    **{"flag": "boolean", "colour": "string", "name": "string", "day": "date"},
+    "small": "number",
+    "large": "number",
+    "count": "number",
+    "whole": "integer",
+    "flag": "boolean",
+    "colour": "string",
+    "name": "string",
+    "day": "date",
 }
 
 

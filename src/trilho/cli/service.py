@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,12 +15,13 @@ from rich.markup import escape
 from trilho.cli.console import emit, err, step
 from trilho.cli.model import job
 from trilho.cli.options import CONFIG, RUN, Config, Json, RunFolder
-from trilho.errors import UsageError
+from trilho.errors import DeploymentError, UsageError
 
 if TYPE_CHECKING:
     from trilho import config as settings
     from trilho.deploy.rollout import Deployment
     from trilho.pipeline import Job
+    from trilho.registry import Version
 
 PANEL = "Run a model"
 Reference = Annotated[
@@ -54,7 +56,7 @@ def deploy(
     work = job(config, run, None)
     wanted = _settings(work)
     chosen = resolve(work.registry, version) if version else work.published()
-    with step("deploy") as now:
+    with step("deploy") as now, _failure_on_top(work, chosen):
         done = ship(
             work.registry,
             chosen.number,
@@ -120,14 +122,14 @@ def rollback(
 
     work = job(config, RUN, None)
     wanted = _settings(work)
-    target = resolve(work.registry, to).number if to else None
-    with step("rollback") as now:
+    target = resolve(work.registry, to) if to else None
+    with step("rollback") as now, _failure_on_top(work, target):
         done = go_back(
             work.registry,
             wanted,
             registry_url=work.config.registry,
             reason=reason,
-            to=target,
+            to=target.number if target else None,
             source=Source.current(reason),
             progress=_lines(now.tell),
         )
@@ -193,9 +195,54 @@ def _lines(tell: Callable[[str], None]) -> Callable[[str], None]:
     return progress
 
 
+@contextmanager
+def _failure_on_top(work: Job, wanted: Version | None) -> Iterator[None]:
+    """Put the reason of a failed deployment on top of the job summary."""
+    from trilho import github
+    from trilho.report import deployment
+
+    champion = work.champion
+    try:
+        yield
+    except DeploymentError as error:
+        restored = "serves again" in error.message
+        github.add_summary(
+            deployment(
+                service=_settings(work).service,
+                outcome="rolled back" if restored else "failed",
+                before=(f"v{champion.version}", champion.digest) if champion else None,
+                after=(f"v{wanted.number}", wanted.digest) if wanted else ("the one before", ""),
+                reason=error.message,
+            )
+        )
+        raise
+
+
 def _finish(done: Deployment, json: bool) -> None:
     from trilho import github
+    from trilho.report import deployment
 
+    before, after = (
+        (f"v{ran.version}" if ran.version else "unnumbered", ran.digest or "")
+        for ran in (done.before, done.after)
+    )
+    answered = (
+        f"{done.smoke.rows} golden rows right, median {done.smoke.median_milliseconds:.1f} ms"
+    )
+    github.add_summary(
+        deployment(
+            service=done.service,
+            outcome="deployed" if done.changed or done.promoted else "unchanged",
+            before=before if done.before.digest else None,
+            after=after,
+            smoke=answered,
+            details={
+                "Service URL": done.smoke.url,
+                "Task definition": done.after.task_definition,
+                "Took": f"{done.seconds:.0f} s",
+            },
+        )
+    )
     github.set_output("service-url", done.smoke.url)
     github.set_output("model-version", str(done.after.version or ""))
     github.set_output("model-digest", done.after.digest or "")
