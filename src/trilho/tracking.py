@@ -6,6 +6,7 @@ The registry stays the truth: a tracking server that is away costs a warning, ne
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def log_run(record: RunRecord, bundle: Path) -> str:
                 client.log_artifact(run.info.run_id, str(bundle / artifact))
         client.set_terminated(run.info.run_id, end_time=now)
     except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        # the address may hold a password
+        reason = re.sub(r"//[^/@\s]+@", "//***@", str(error)).partition("\n")[0]
         raise UnavailableError(f"The run was not logged to MLflow: {reason}") from None
     return str(run.info.run_id)
 

@@ -181,8 +181,8 @@ def test_bad_rows_exit_3_with_column_check_value_and_line(place: Path, tmp_path:
     frame.loc[2, "member"] = "perhaps"
     frame.to_csv(tmp_path / "mydata.csv", index=False)
     done = trilho("validate", cwd=tmp_path, expect=3, env={"GITHUB_ACTIONS": "true"})
-    assert "member" in done.stdout
-    assert "perhaps" in done.stdout
+    assert "member" in done.stderr
+    assert "perhaps" in done.stderr
     assert re.search(r"^::error file=mydata\.csv,line=4", done.stderr, re.M)
     report = trilho("retrain", cwd=tmp_path, expect=3)
     assert "error" in report.stderr

@@ -49,8 +49,10 @@ service.add(app)
 
 def main() -> None:
     """Run the command line; every failure ends in one clear message and its exit code."""
+    from rich.markup import escape
+
     from trilho.cli.console import debugging, err, show_error
-    from trilho.errors import TrilhoError
+    from trilho.errors import TrilhoError, UsageError
 
     # OpenMP's threads spin while they wait for each other; on a runner that shares its cores that
     # made a fit seven times slower. Read when the numeric libraries are imported, so set here.
@@ -65,15 +67,17 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("\nStopped.")
         sys.exit(130)
-    except BrokenPipeError:
-        # the reader of our output went away, as in `trilho models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except OSError as error:
+        if debugging():
+            raise
+        what = f" {error.filename}" if error.filename else ""
+        show_error(UsageError(f"Cannot use{what}: {error.strerror or error}."))
+        sys.exit(UsageError.exit_code)
     except Exception as error:
         if debugging():
             raise
         err.print(
-            f"[red bold]bug:[/] {type(error).__name__}: {error}\n"
+            f"[red bold]bug:[/] {type(error).__name__}: {escape(str(error))}\n"
             "This is a defect of trilho. Run again with `trilho --debug …` and report the output.",
             markup=True,
         )

@@ -53,7 +53,7 @@ def step(name: str) -> Iterator[Step]:
             raise
         finally:
             seconds = time.perf_counter() - start
-            line = f"{MARKS[current.mark]} [bold]{name:<9}[/] {escape(current.result)}"
+            line = f"{MARKS[current.mark]} [bold]{name:<9}[/] {escape(harmless(current.result))}"
             status.stop()
             err.print(f"{line} [dim]{seconds:.1f} s[/]")
 
@@ -62,20 +62,33 @@ def warn(message: str) -> None:
     """Print a warning, as an annotation too when on GitHub Actions."""
     from trilho import github
 
-    err.print(f"[yellow]warning:[/] {escape(message)}")
+    err.print(f"[yellow]warning:[/] {escape(harmless(message))}")
     if github.in_actions():
         print(github.annotation("warning", message), file=sys.stderr)
 
 
-def table(title: str | None, columns: list[str], rows: list[list[str]], right: set[int]) -> None:
+def table(
+    title: str | None,
+    columns: list[str],
+    rows: list[list[str]],
+    right: set[int],
+    *,
+    stderr: bool = False,
+) -> None:
     """Print a table; the columns in `right` are aligned to the right."""
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(columns):
         shown.add_column(name, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(escape(cell) for cell in row))
+        shown.add_row(*(escape(harmless(cell)) for cell in row))
     # a pipe has no width of its own: give it whole lines
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(shown)
+    stream = sys.stderr if stderr else sys.stdout
+    Console(stderr=stderr, highlight=False, width=None if stream.isatty() else 200).print(shown)
+
+
+def harmless(text: str) -> str:
+    """Break what GitHub Actions would take for a command: text from data must not start one."""
+    return text.replace("::", ":\u200b:").replace("##[", "#\u200b#[")
 
 
 def emit(value: Any) -> None:
@@ -105,9 +118,9 @@ def show_error(error: TrilhoError) -> None:
     """Print an error where people and GitHub Actions look for it."""
     from trilho import github
 
-    err.print(f"[red bold]error:[/] {escape(error.message)}")
+    err.print(f"[red bold]error:[/] {escape(harmless(error.message))}")
     if error.hint:
-        err.print(f"[bold]hint:[/] {escape(error.hint)}")
+        err.print(f"[bold]hint:[/] {escape(harmless(error.hint))}")
     github.annotate(error)
 
 

@@ -60,10 +60,14 @@ def init(
 
 
 def validate(
-    config: Config = CONFIG, run: RunFolder = RUN, force: Force = False, json: Json = False
+    config: Config = CONFIG,
+    run: RunFolder = RUN,
+    given: Overrides = None,
+    force: Force = False,
+    json: Json = False,
 ) -> None:
     """Check the dataset against its schema; exit 3 when it does not hold."""
-    done = _validate(job(config, run, None, force))
+    done = _validate(job(config, run, given, force))
     if json:
         emit(done)
     _stop_if_invalid(done)
@@ -132,6 +136,8 @@ def retrain(
     validation = _validate(work)
     if not validation.ok:
         _report(work)
+        if json:
+            emit(validation)
         _stop_if_invalid(validation)
     _train(work)
     _evaluate(work)
@@ -168,7 +174,7 @@ def _show_failures(result: Validation) -> None:
             f"{e.value}" + (f" (line {e.line})" if e.line else "") for e in failure.examples[:3]
         )
         rows.append([failure.column or "(dataset)", failure.check, f"{failure.count:,}", examples])
-    table(None, ["column", "check", "failures", "such as"], rows, right={2})
+    table(None, ["column", "check", "failures", "such as"], rows, right={2}, stderr=True)
 
 
 def _stop_if_invalid(result: Validation) -> None:

@@ -145,6 +145,7 @@ def serve(
     host: Annotated[
         str, typer.Option(envvar="TRILHO_HOST", help="Address to listen on.")
     ] = "127.0.0.1",
+    run: RunFolder = RUN,
     port: Annotated[
         int, typer.Option(envvar="TRILHO_PORT", help="Port to listen on; 0 takes a free one.")
     ] = 8080,
@@ -155,7 +156,7 @@ def serve(
     """
     environment = os.environ | {"TRILHO_HOST": host, "TRILHO_PORT": str(port)}
     if bundle is not None or not environment.get("TRILHO_MODEL_URI"):
-        folder = bundle or RUN / "bundle"
+        folder = bundle or run / "bundle"
         if not (folder / "manifest.json").exists():
             raise UsageError(f"{folder} holds no bundle.", hint="Run `trilho train` first.")
         environment.pop("TRILHO_MODEL_URI", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def load(path: Path = DEFAULT_PATH, overrides: dict[str, Any] | None = None) -> 
         Naming file, line and key: file missing, not YAML, unknown or wrong keys, unset variables.
     """
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
         text = path.read_text(encoding="utf-8")
@@ -43,6 +44,8 @@ def load(path: Path = DEFAULT_PATH, overrides: dict[str, Any] | None = None) -> 
         ) from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text.", places=(Place(str(path)),)) from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
     try:
         tree = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
@@ -50,6 +53,10 @@ def load(path: Path = DEFAULT_PATH, overrides: dict[str, Any] | None = None) -> 
         place = Place(str(path), mark.line + 1 if mark else None)
         problem = (error.problem or "cannot be read").splitlines()[0]
         raise UsageError(f"{place} is not valid YAML: {problem}.", places=(place,)) from None
+    except YAMLError as error:
+        problem = str(error).splitlines()[0]
+        place = Place(str(path))
+        raise UsageError(f"{path} is not valid YAML: {problem}.", places=(place,)) from None
     if not isinstance(tree, dict):
         raise UsageError(
             f"{path} must hold keys such as 'name' and 'data'.", places=(Place(str(path)),)
@@ -68,7 +75,9 @@ def _fill(node: Any, path: Path, line: int | None = None) -> Any:
     if isinstance(node, dict):
         lines = getattr(node, "lc", None)
         return {
-            str(k): _fill(v, path, lines.data[k][0] + 1 if lines and k in lines.data else line)
+            (str(k) if isinstance(k, str) else k): _fill(
+                v, path, lines.data[k][0] + 1 if lines and k in lines.data else line
+            )
             for k, v in node.items()
         }
     if isinstance(node, list):
@@ -79,6 +88,8 @@ def _fill(node: Any, path: Path, line: int | None = None) -> Any:
         return int(node)  # ruamel's number types carry formatting
     if isinstance(node, float):
         return float(node)
+    if isinstance(node, date):
+        return node.isoformat()  # YAML reads a bare 2015-01-01 as a date
     if not isinstance(node, str):
         return node
 
@@ -112,7 +123,17 @@ def _explain(error: ValidationError, path: Path, tree: Any) -> UsageError:
     """Turn pydantic's findings into lines of `file:line: key: what is wrong`."""
     lines, places = [], []
     findings = error.errors(include_url=False, include_context=False)
-    paths = [[k for k in f["loc"] if isinstance(k, int) or not _is_tag(k)] for f in findings]
+    # the last part of an unknown or missing key is the key itself, whatever it looks like
+    paths = [
+        [
+            k
+            for i, k in enumerate(f["loc"])
+            if isinstance(k, int)
+            or not _is_tag(k)
+            or (i == len(f["loc"]) - 1 and f["type"] in ("extra_forbidden", "missing"))
+        ]
+        for f in findings
+    ]
     for found, keys in zip(findings, paths, strict=True):
         # of a value with several allowed forms, say only what is wrong deepest inside
         if any(len(p) > len(keys) and p[: len(keys)] == keys for p in paths) or (

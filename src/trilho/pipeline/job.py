@@ -155,8 +155,17 @@ class Job:
 
     def measured(self) -> Measurements:
         """What was measured when the candidate was trained."""
+        return msgspec.convert(self.record().measurements, Measurements)
+
+    def record(self) -> RunRecord:
+        """The record of the run that made the bundle."""
         record = self.read("run.json", RunRecord)
-        return msgspec.convert(record.measurements, Measurements)
+        if record.digest != self.digest:
+            raise UsageError(
+                f"{self.folder / 'run.json'} tells of another bundle than {self.bundle}.",
+                hint="A run was stopped in between: run `trilho train` again.",
+            )
+        return record
 
     def evaluation(self) -> Evaluation:
         data = (self.bundle / "evaluation.json").read_bytes()
@@ -203,7 +212,11 @@ class Job:
 
     def unchanged(self, name: str, stamp: str) -> bool:
         """Whether the document was made from exactly these inputs."""
-        if (self.force and name not in self._fresh) or not (self.folder / name).exists():
+        return (not self.force or name in self._fresh) and self.stamped(name, stamp)
+
+    def stamped(self, name: str, stamp: str) -> bool:
+        """Whether the document is there and bears this stamp."""
+        if not (self.folder / name).exists():
             return False
         try:
             return self._stamp(name).read_text() == stamp
@@ -223,7 +236,8 @@ class Job:
             partial.mkdir()
             yield partial
             self._stamp("run.json").unlink(missing_ok=True)
-            shutil.rmtree(self.bundle, ignore_errors=True)
+            if self.bundle.exists():
+                os.replace(self.bundle, place / "old")
             os.replace(partial, self.bundle)
         finally:
             shutil.rmtree(place, ignore_errors=True)

@@ -21,12 +21,12 @@ def evaluate(job: Job, tell: Tell = silent) -> Done[Comparison | None]:
     """Score candidate and champion on the same hold-out rows; None without a champion."""
     name = "comparison.json"
     champion = job.champion
-    stamp = digest_of(job.manifest.fingerprint, job.digest, champion.digest if champion else "")
+    stamp = compared(job.manifest, job.digest, champion.digest if champion else "")
     if champion is None:
         for old in (name, "measurements.json"):
             (job.folder / old).unlink(missing_ok=True)
         return Done(None)
-    if job.unchanged(name, stamp):
+    if job.unchanged(name, stamp) and job.unchanged("measurements.json", stamp):
         return Done(job.read(name, Comparison), same=True)
     if champion.digest == job.digest:
         comparison, measured = _itself(job.evaluation(), champion), job.measured()
@@ -35,6 +35,11 @@ def evaluate(job: Job, tell: Tell = silent) -> Done[Comparison | None]:
     job.write("measurements.json", measured, stamp)
     job.write(name, comparison, stamp)
     return Done(comparison)
+
+
+def compared(manifest: Manifest, digest: str, champion: str) -> str:
+    """Return the stamp of a comparison."""
+    return digest_of(manifest.fingerprint, digest, champion)
 
 
 def _beside(job: Job, champion: Alias, tell: Tell) -> tuple[Comparison, Measurements]:
@@ -60,7 +65,6 @@ def _beside(job: Job, champion: Alias, tell: Tell) -> tuple[Comparison, Measurem
         for place in (folder, job.bundle)
     ]
     change = data_change(*reference)
-    few = {name: v[:1000] for name, v in from_frame(frame.iloc[:1000], signature).items()}
     try:
         other = Scorer(folder)
         if (task := other.signature.task) != signature.task:
@@ -68,6 +72,7 @@ def _beside(job: Job, champion: Alias, tell: Tell) -> tuple[Comparison, Measurem
         if other.signature.classes != signature.classes:
             raise UsageError("The champion knows other classes than the candidate.")
         other_scores = other(frame)
+        other_few = from_frame(frame.iloc[:1], other.signature)
     except (TrilhoError, KeyError, ValueError, ImportError, AttributeError) as error:
         missing = f"the column {error} is missing" if isinstance(error, KeyError) else error
         reason = f"Champion v{champion.version} cannot be scored on these rows: {missing}"
@@ -94,8 +99,8 @@ def _beside(job: Job, champion: Alias, tell: Tell) -> tuple[Comparison, Measurem
         champion_version=champion.version,
         caveats=_caveats(job.manifest, old),
     )
-    measured = measure(candidate.form, job.bundle, few, champion=other.form)
-    return comparison, measured
+    few = from_frame(frame.iloc[:1000], signature)
+    return comparison, measure(candidate.form, job.bundle, few, (other.form, other_few))
 
 
 def _caveats(new: Manifest, old: Manifest) -> list[str]:

@@ -92,18 +92,23 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
 
 def _known(job: Job, tell: Tell) -> RunRecord | None:
     """The record of a bundle that was made of the same inputs, once it lies in the run folder."""
+    own: RunRecord | None = None
     if job.unchanged("run.json", job.fingerprint):
         try:
-            bundle.verify(job.bundle)
-            return job.read("run.json", RunRecord)
+            own = job.read("run.json", RunRecord)
+            bundle.verify(job.bundle, own.digest)
         except IntegrityError:
             tell("the bundle in the run folder is damaged")
+            own = None
+    # what is stored for these inputs comes first: it is what a reviewer saw
     candidate = job.registry.candidate(job.fingerprint)
     if candidate is None or job.registry.quarantined(candidate.digest):
-        return None
+        return own
+    if own is not None and own.digest == candidate.digest:
+        return own
     record = job.registry.run(candidate.run) if candidate.run else None
     if record is None:
-        return None
+        return own
     tell(f"fetching {candidate.digest} from {job.config.registry}")
     job.folder.mkdir(parents=True, exist_ok=True)
     job.registry.fetch_bundle(candidate.digest, job.bundle)

@@ -7,7 +7,7 @@ import msgspec
 from trilho.errors import HeldError, RejectedError
 from trilho.pipeline.job import Job
 from trilho.pipeline.judging import gate
-from trilho.registry import Candidate, RunRecord, Source, Version, now
+from trilho.registry import Candidate, Source, Version, now
 
 
 def store_candidate(job: Job, reason: str | None) -> Candidate:
@@ -17,6 +17,8 @@ def store_candidate(job: Job, reason: str | None) -> Candidate:
     gates and the data as they are now; what did not change since `evaluate` is not computed again.
     """
     verdict = gate(job).value
+    record = job.record()
+    job.registry.put_run(record)  # before the pointer that names it
     comparison = job.folder / "comparison.json"
     candidate = Candidate(
         fingerprint=job.fingerprint,
@@ -25,7 +27,7 @@ def store_candidate(job: Job, reason: str | None) -> Candidate:
         champion=verdict.champion,
         created_at=now(),
         source=Source.current(reason),
-        run=job.read("run.json", RunRecord).id,
+        run=record.id,
         verdict_document=msgspec.to_builtins(verdict),
         comparison=msgspec.json.decode(comparison.read_bytes()) if comparison.exists() else None,
     )

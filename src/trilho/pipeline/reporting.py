@@ -11,6 +11,7 @@ from trilho import bundle
 from trilho.errors import UsageError
 from trilho.evaluation.results import Comparison, Measurements
 from trilho.pipeline.job import Done, Job, Tell, content, digest_of, replace, silent
+from trilho.pipeline.judging import compared
 from trilho.registry import RunRecord
 from trilho.training import fingerprint
 
@@ -64,7 +65,11 @@ def _inputs(job: Job) -> ReportInputs:
     manifest, digest = bundle.read_manifest(job.bundle)
     verdict = maybe("verdict.json", Verdict)
     comparison = maybe("comparison.json", Comparison)
-    measured = maybe("measurements.json", Measurements) or job.measured()
+    if comparison and not job.stamped(
+        "comparison.json", compared(manifest, digest, comparison.champion_digest)
+    ):
+        comparison = None  # of another bundle
+    measured = (comparison and maybe("measurements.json", Measurements)) or job.measured()
     return ReportInputs(
         name=job.config.name,
         manifest=manifest,

@@ -70,7 +70,7 @@ class Registry(Bundles):
                     raise ConflictError(
                         f"The same inputs gave bundle {before.digest} already, this time "
                         f"{candidate.digest}.",
-                        hint="Run the command again: it takes up the first one.",
+                        hint="Run `trilho train` without --force: it takes up the first one.",
                     )
             with contextlib.suppress(ConflictError):
                 self.store.swap(key, bundle.canonical(candidate), etag)

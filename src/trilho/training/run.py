@@ -264,7 +264,7 @@ def coded(y: NDArray[Any], signature: Signature) -> NDArray[Any]:
 
 
 def measure(
-    form: Form, folder: Path, columns: Columns, champion: Form | None = None
+    form: Form, folder: Path, columns: Columns, champion: tuple[Form, Columns] | None = None
 ) -> Measurements:
     """Time one row and a batch of up to 1,000, in medians; champion and candidate in one run.
 
@@ -275,7 +275,7 @@ def measure(
     columns
         Hold-out rows.
     champion
-        The form that serves today.
+        The form that serves today, and one row as it takes it.
     """
     one, many = take(columns, slice(0, 1)), take(columns, slice(0, 1000))
     rows = len(next(iter(many.values())))
@@ -285,7 +285,7 @@ def measure(
         row_microseconds=_median_seconds(form, one) * 1e6,
         batch_microseconds=_median_seconds(form, many) * 1e6 / rows,
         model_bytes=sum(path.stat().st_size for path in files),
-        champion_row_microseconds=_median_seconds(champion, one) * 1e6 if champion else None,
+        champion_row_microseconds=_median_seconds(*champion) * 1e6 if champion else None,
     )
 
 
