@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from trilho.cli import app
+from trilho.registry import Source, open_registry
 
 ROOT = Path(__file__).parents[2]
 TRILHO = Path(sys.executable).parent / "trilho"
@@ -275,3 +276,66 @@ def test_a_tracking_server_that_is_away_costs_a_warning_not_the_run(place: Path)
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
     }
     assert "not logged to MLflow" in trilho("train", cwd=place, env=env).stderr
+
+
+def test_dropping_a_column_of_the_champion_is_compared_not_refused(
+    place: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy)
+    registry = open_registry(str(copy / ".trilho/registry"))
+    if not registry.versions():
+        trilho("publish", "--allow-hold", cwd=copy)
+    registry.move_alias("champion", 1, expected=None, source=Source(actor="tester"))
+    dropped = ["--set", "data.drop=[score]"]
+    trilho("train", *dropped, cwd=copy)
+    # a report in between must not show the comparison of the bundle before
+    trilho("report", *dropped, cwd=copy)
+    done = trilho("evaluate", "--json", *dropped, cwd=copy)
+    comparison = json.loads(done.stdout)
+    assert comparison["impossible"] is None
+    assert comparison["metrics"]["roc_auc"]["champion"] is not None
+
+
+def test_a_run_killed_between_bundle_and_record_is_told_and_mended(
+    place: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy)
+    before = (copy / ".trilho/run/run.json").read_bytes()
+    other = ["--set", "model.params.max_iter=5"]
+    trilho("train", *other, cwd=copy)
+    (copy / ".trilho/run/run.json").write_bytes(before)  # what a kill leaves
+    assert "tells of another bundle" in trilho("gate", *other, cwd=copy, expect=2).stderr
+    shutil.rmtree(copy / ".trilho/registry")
+    (copy / ".trilho/run/.stamps/run.json").unlink()
+    trilho("train", *other, cwd=copy)
+    assert trilho("gate", *other, cwd=copy, expect=_gate(copy, other)).stdout == ""
+
+
+def _gate(folder: Path, settings: list[str]) -> int:
+    done = subprocess.run([TRILHO, "gate", *settings], cwd=folder, capture_output=True)
+    assert done.returncode in (0, 4, 5)
+    return done.returncode
+
+
+def test_text_from_data_starts_no_workflow_command(place: Path, tmp_path: Path) -> None:
+    for name in ("pipeline.yaml", "data_schemas"):
+        source = place / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    frame = odd_frame().rename(columns={"city": "::set-output name=verdict::PROMOTE"})
+    frame.to_csv(tmp_path / "mydata.csv", index=False)
+    done = trilho("validate", "--json", cwd=tmp_path, expect=3, env={"GITHUB_ACTIONS": "true"})
+    json.loads(done.stdout)
+    for line in done.stderr.splitlines():
+        assert not re.match(r"\s*::(?!error |warning )", line), line
+
+
+def test_mistakes_of_the_surroundings_are_no_defects(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert "cannot be read" in trilho("validate", "-c", "folder", cwd=tmp_path, expect=2).stderr
+    (tmp_path / "pipeline.yaml").write_text("name: a\x01b\n")
+    assert "not valid YAML" in trilho("validate", cwd=tmp_path, expect=2).stderr
+    (tmp_path / "file").write_text("")
+    done = trilho("train", "--run", str(tmp_path / "file"), "--force", cwd=place, expect=2)
+    assert "file" in done.stderr

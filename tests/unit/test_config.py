@@ -86,6 +86,16 @@ def test_minimal_file_has_every_default(tmp_path: Path) -> None:
         ),
         ("name: credit", "name: credit\nname: other", ["not valid YAML", "duplicate key"]),
         ("model:", "model: [", ["not valid YAML"]),
+        (
+            "name: credit",
+            "name: credit\nstrategy: x",
+            ["pipeline.yaml:2: strategy: is not a known"],
+        ),
+        (
+            "model:",
+            "evaluation: {interval: 0.9}\nmodel:",
+            ["evaluation.interval: is not a known key"],
+        ),
     ],
 )
 def test_mistake_is_named_with_line_and_key(
@@ -126,6 +136,14 @@ def test_environment_fills_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("BUCKET")
     with pytest.raises(UsageError, match=r"pipeline.yaml:8: the environment variable BUCKET"):
         config.load(path)
+
+
+def test_values_arrive_as_yaml_has_them(tmp_path: Path) -> None:
+    text = MINIMAL + "  params: {class_weight: {0: 1, 1: 5}}\n"
+    assert config.load(write(tmp_path, text)).model.params == {"class_weight": {0: 1, 1: 5}}
+    split = "  split: {method: time, column: day, cutoff: 2015-01-01}\n"
+    pipeline = config.load(write(tmp_path, MINIMAL.replace("model:\n", split + "model:\n")))
+    assert pipeline.data.split.cutoff == "2015-01-01"
 
 
 def test_overrides_replace_values_and_are_checked(tmp_path: Path) -> None:
