@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trilho import bundle, tracking
-from trilho.errors import IntegrityError, TrilhoError
+from trilho.errors import IntegrityError, TrilhoError, UnavailableError
 from trilho.pipeline.job import Done, Job, Tell, digest_of, importing, replace, silent
 from trilho.registry import RunRecord, Source
 from trilho.training import fingerprint
@@ -58,6 +58,10 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
     started, clock = datetime.now(UTC), time.perf_counter()
     tell(f"reading {job.config.data.path}")
     data = job.dataset
+    if data.digest != job.dataset_digest:
+        raise UnavailableError(
+            f"{data.path} was replaced while it was read.", hint="Run the command again."
+        )
     gates.check(job.config.gates, data.task)  # a mistyped metric is told before the work, not after
     with job.new_bundle() as partial, importing(job.later):
         trained = training.train(
