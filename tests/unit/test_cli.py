@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from trilho.cli import app
+from trilho.cli import app, console
 from trilho.registry import Source, open_registry
 
 ROOT = Path(__file__).parents[2]
@@ -339,3 +339,13 @@ def test_mistakes_of_the_surroundings_are_no_defects(place: Path, tmp_path: Path
     (tmp_path / "file").write_text("")
     done = trilho("train", "--run", str(tmp_path / "file"), "--force", cwd=place, expect=2)
     assert "file" in done.stderr
+
+
+def test_what_is_said_is_neither_markup_nor_a_workflow_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console.say("slice [/bold]\n::set-output name=verdict::PROMOTE ##[error]x")
+    said = capsys.readouterr().err
+    assert "[/bold]" in said
+    assert "::" not in said
+    assert "##[" not in said

@@ -58,11 +58,17 @@ def step(name: str) -> Iterator[Step]:
             err.print(f"{line} [dim]{seconds:.1f} s[/]")
 
 
+def say(text: str, *, before: str = "", dim: bool = False) -> None:
+    """Print text on stderr as it is: neither markup nor a workflow command, whoever wrote it."""
+    shown = escape(harmless(text))
+    err.print(before + (f"[dim]{shown}[/]" if dim else shown))
+
+
 def warn(message: str) -> None:
     """Print a warning, as an annotation too when on GitHub Actions."""
     from trilho import github
 
-    err.print(f"[yellow]warning:[/] {escape(harmless(message))}")
+    say(message, before="[yellow]warning:[/] ")
     if github.in_actions():
         print(github.annotation("warning", message), file=sys.stderr)
 
@@ -118,9 +124,9 @@ def show_error(error: TrilhoError) -> None:
     """Print an error where people and GitHub Actions look for it."""
     from trilho import github
 
-    err.print(f"[red bold]error:[/] {escape(harmless(error.message))}")
+    say(error.message, before="[red bold]error:[/] ")
     if error.hint:
-        err.print(f"[bold]hint:[/] {escape(harmless(error.hint))}")
+        say(error.hint, before="[bold]hint:[/] ")
     github.annotate(error)
 
 

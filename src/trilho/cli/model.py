@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trilho.cli.console import emit, err, headline, number, step, table, warn
+from trilho.cli.console import emit, err, headline, number, say, step, table, warn
 from trilho.cli.options import (
     CONFIG,
     RUN,
@@ -228,9 +228,9 @@ def _gate(work: Job) -> Verdict:
         now.close(verdict.summary, mark)
     findings = [r for r in verdict.results if r.status in ("fail", "unsure", "warn")]
     for result in findings[:SHOWN]:
-        err.print(f"  {result.gate}, {result.subject}: {result.message}", markup=False)
+        say(f"  {result.gate}, {result.subject}: {result.message}")
     if len(findings) > SHOWN:
-        err.print(f"  … and {len(findings) - SHOWN} more, in the report", markup=False)
+        say(f"  … and {len(findings) - SHOWN} more, in the report")
     github.set_output("verdict", verdict.verdict)
     github.set_output("model-digest", verdict.candidate)
     return verdict

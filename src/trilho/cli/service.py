@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from trilho.cli.console import emit, err, step
+from trilho.cli.console import emit, say, step
 from trilho.cli.model import job
 from trilho.cli.options import CONFIG, RUN, Config, Json, RunFolder
 from trilho.errors import DeploymentError, UsageError
@@ -190,7 +189,7 @@ def _lines(tell: Callable[[str], None]) -> Callable[[str], None]:
     """Show progress as the step's status, and keep each line."""
 
     def progress(line: str) -> None:
-        err.print(f"  [dim]{escape(line)}[/]")
+        say(f"  {line}", dim=True)
         tell(line)
 
     return progress
