@@ -29,7 +29,6 @@ Columns = Mapping[str, NDArray[np.float64]]
 Features = dict[str, NDArray[Any]]
 
 ROWS = 65_536  # evaluated at once, so that intermediate arrays stay small
-DAY = np.timedelta64(1, "D")
 
 
 class ArrayFeatures(TransformerMixin, BaseEstimator):

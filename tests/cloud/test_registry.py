@@ -14,10 +14,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from manifests import HASH, manifest
 from workers import KILLED, Processes, advance, publish, ship
 
 from trilho import bundle
-from trilho.bundle import DatasetInfo, Manifest
+from trilho.bundle import DatasetInfo
 from trilho.errors import ConflictError, IntegrityError, UsageError
 from trilho.registry import (
     Alias,
@@ -36,7 +37,6 @@ from trilho.registry import (
 from trilho.storage import aws
 
 ME = Source(actor="me", reason="a test")
-HASH = "sha256:" + "0" * 64
 
 
 def make_bundle(folder: Path, model: bytes = b"model", **fields: object) -> str:
@@ -44,20 +44,7 @@ def make_bundle(folder: Path, model: bytes = b"model", **fields: object) -> str:
     (folder / "compiled").mkdir(parents=True)
     (folder / "model.joblib").write_bytes(model)
     (folder / "compiled" / "plan.json").write_bytes(b"{}")
-    defaults: dict[str, object] = {
-        "name": "credit",
-        "task": "binary",
-        "fingerprint": HASH,
-        "dataset": DatasetInfo(digest=HASH, rows=4, holdout_rows=1),
-        "lock": None,
-        "split": HASH,
-        "serving": "compiled",
-        "metrics": {"roc_auc": 0.75},
-        "parameters": {"max_iter": 10},
-        "environment": {"python": "3.11"},
-        "files": {},
-    }
-    return bundle.seal(folder, Manifest(**(defaults | fields)))  # type: ignore[arg-type]
+    return bundle.seal(folder, manifest(**fields))
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 
 from trilho.config import Deploy
 from trilho.deploy.ecs import Progress
-from trilho.deploy.rollout import CHAMPION, POLL_SECONDS, Deployment, refuse_quarantined, ship
+from trilho.deploy.rollout import POLL_SECONDS, Deployment, refuse_quarantined, ship
 from trilho.errors import UsageError
-from trilho.registry import Alias, Registry, Source, Version
+from trilho.registry import CHAMPION, Alias, Registry, Source, Version
 from trilho.serving import predictor
 
 

@@ -20,9 +20,8 @@ from trilho.deploy.revision import Model, Revision
 from trilho.deploy.smoke import SmokeError, SmokeResult, checked, smoke
 from trilho.deploy.watch import SupersededError, ending, given_up, watch
 from trilho.errors import ConflictError, DeploymentError, IntegrityError, TrilhoError
-from trilho.registry import Alias, QuarantinedError, Registry, Source, Version
+from trilho.registry import CHAMPION, Alias, QuarantinedError, Registry, Source, Version
 
-CHAMPION = "champion"
 POLL_SECONDS = 3.0
 
 

@@ -1,13 +1,12 @@
 """The steps of the rail, each over one run folder. Unchanged inputs are recognised, not redone."""
 
-from trilho.pipeline.job import CHAMPION, RUN, Done, Job
+from trilho.pipeline.job import RUN, Done, Job
 from trilho.pipeline.judging import evaluate, gate
 from trilho.pipeline.making import record_run, train, validate
 from trilho.pipeline.publishing import publish, store_candidate
 from trilho.pipeline.reporting import report
 
 __all__ = [
-    "CHAMPION",
     "RUN",
     "Done",
     "Job",

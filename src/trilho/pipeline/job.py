@@ -22,10 +22,10 @@ import msgspec
 
 from trilho import bundle
 from trilho.bundle import Manifest
-from trilho.config import Pipeline
+from trilho.config import DEFAULT_PATH, Pipeline
 from trilho.errors import IntegrityError, UsageError
 from trilho.evaluation.results import Evaluation, Measurements
-from trilho.registry import Alias, Registry, RunRecord, Version, open_registry
+from trilho.registry import CHAMPION, Alias, Registry, RunRecord, Version, open_registry
 from trilho.training import fingerprint
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 RUN = Path(".trilho/run")
 CACHE = Path(".trilho/cache")
-CHAMPION = "champion"
 
 # document -> the verb that writes it
 WRITERS = {
@@ -71,7 +70,7 @@ class Job:
 
     config: Pipeline
     folder: Path = RUN
-    config_path: Path = Path("pipeline.yaml")
+    config_path: Path = DEFAULT_PATH
     overrides: dict[str, Any] = field(default_factory=dict)
     force: bool = False
     # modules that later steps need: imported while the data are read, while the model is fitted

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from trilho import bundle
+from trilho.config import DEFAULT_PATH
 from trilho.errors import UsageError
 from trilho.evaluation.results import Comparison, Measurements
 from trilho.pipeline.job import Done, Job, Tell, content, digest_of, replace, silent
@@ -88,7 +89,7 @@ def _inputs(job: Job) -> ReportInputs:
 def _reproduce(job: Job, run: RunRecord) -> str:
     """The command that gives the same bundle again."""
     words = ["trilho", "retrain", "--force"]
-    if job.config_path != Path("pipeline.yaml"):
+    if job.config_path != DEFAULT_PATH:
         words += ["--config", str(job.config_path)]
     for key, value in job.overrides.items():
         words += ["--set", f"{key}={json.dumps(value)}"]

@@ -17,6 +17,7 @@ killed at any line, it is finished by calling it again.
 
 from trilho.registry.core import Registry, open_registry
 from trilho.registry.records import (
+    CHAMPION,
     Alias,
     Candidate,
     Event,
@@ -30,6 +31,7 @@ from trilho.registry.records import (
 from trilho.registry.views import Change, Described, Diff, changes, describe, diff, resolve
 
 __all__ = [
+    "CHAMPION",
     "Alias",
     "Candidate",
     "Change",

@@ -10,6 +10,8 @@ from msgspec import Struct
 
 from trilho.errors import RejectedError
 
+CHAMPION = "champion"  # the alias of the version that serves
+
 
 class QuarantinedError(RejectedError):
     """The bundle is in quarantine: it may neither be published nor become a champion."""
