@@ -404,6 +404,38 @@ def test_an_address_where_nobody_answers_does_not_condemn_the_version(
     assert registry.quarantined(registry.version(2).digest) is None
 
 
+def test_a_version_whose_task_crashed_is_condemned_even_if_nobody_answered(
+    second: str, cluster: Any, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = ecs_module.connect
+
+    def list_tasks(parsed: dict[str, Any], **_: Any) -> None:
+        parsed["taskArns"] = ["t"]
+
+    def describe_tasks(parsed: dict[str, Any], **_: Any) -> None:
+        service = cluster.describe_services(cluster=CLUSTER, services=[SERVICE])["services"][0]
+        parsed["tasks"] = [
+            {
+                "taskDefinitionArn": service["taskDefinition"],
+                "stoppedReason": "Essential container exited",
+                "containers": [{"name": "model", "exitCode": 3}],
+            }
+        ]
+
+    def connected() -> Any:
+        client = connect()
+        client.meta.events.register("after-call.ecs.ListTasks", list_tasks)
+        client.meta.events.register("after-call.ecs.DescribeTasks", describe_tasks)
+        return client
+
+    monkeypatch.setattr(ecs_module, "connect", connected)
+    with pytest.raises(DeploymentError, match="exited with 3.*Version 2 is quarantined") as caught:
+        ship(registry, 2, f"http://127.0.0.1:{ministack.free_port()}")
+    assert "Connection refused" in caught.value.message
+    assert_version_1_serves(cluster, registry, second)
+    assert registry.quarantined(registry.version(2).digest)
+
+
 class Breaker:
     """What ECS's circuit breaker does to tasks that cannot start, played on MiniStack.
 

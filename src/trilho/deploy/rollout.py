@@ -190,8 +190,9 @@ def ship(
     except TrilhoError as error:
         # by the time that the old revision is back, ECS may have forgotten how the new one ended
         ended = ending(ecs, wanted.arn) if isinstance(error, SmokeError) else ""
+        crashed = bool(ended)
         ended += _restore(ecs, wanted, before, settings, tell, poll)
-        if _blames_version(error):
+        if crashed or _blames_version(error):
             ended += _quarantine(registry, version, error, champion, source)
         raise _failure(error, ended) from None
     return Deployment(
