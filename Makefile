@@ -29,7 +29,7 @@ benchmark: setup ## Measure every performance claim beside its peer and write be
 
 setup: .venv/ready ## Make the environment in .venv/
 
-.venv/ready: requirements.txt requirements-uv.txt pyproject.toml scripts/setup
+.venv/ready: requirements-dev.txt requirements-uv.txt pyproject.toml scripts/setup
 	@scripts/setup
 
 schema: setup ## Write docs/pipeline.md and docs/pipeline.schema.json from the configuration types
