@@ -196,7 +196,10 @@ def test_bad_rows_exit_3_with_column_check_value_and_line(place: Path, tmp_path:
         (["validate"], "pipeline.yaml does not exist"),
         (["deploy"], "pipeline.yaml does not exist"),
         (["serve"], "holds no bundle"),
-        (["train", "--set", "nonsense"], "--set takes KEY=VALUE"),
+        (["train", "--set", "nonsense"], "takes KEY=VALUE, not 'nonsense'"),
+        (["train", "--params", "{max_iter: 5}"], "--params (TRILHO_PARAMS) takes a JSON object"),
+        (["train", "--params", "[1]"], "takes a JSON object, not '[1]'"),
+        (["train", "--search", "maybe"], "'maybe' is not one of"),
         (["nonsense"], "No such command"),
     ],
 )
@@ -205,6 +208,21 @@ def test_wrong_usage_is_one_message_and_exit_2(
 ) -> None:
     done = trilho(*arguments, cwd=tmp_path, expect=2)
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("value", ["yes", "True", "1", " true"])
+def test_a_switch_in_the_environment_is_true_or_false(value: str, tmp_path: Path) -> None:
+    for verb, variable in (
+        ("validate", "TRILHO_FORCE"),
+        ("retrain", "TRILHO_ALLOW_HOLD"),
+        ("publish", "TRILHO_CANDIDATE"),
+    ):
+        done = trilho(verb, cwd=tmp_path, expect=2, env={variable: value})
+        assert f"{variable} must be true or false, not {value!r}." in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        for fine in ("true", "false", ""):  # on to the next trouble
+            done = trilho(verb, cwd=tmp_path, expect=2, env={variable: fine})
+            assert "pipeline.yaml does not exist" in done.stderr
 
 
 def test_a_dataset_that_is_not_there_exits_3(tmp_path: Path) -> None:

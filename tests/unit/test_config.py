@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from trilho import config
-from trilho.config import reference
+from trilho.config import Overrides, reference
 from trilho.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -148,11 +148,67 @@ def test_values_arrive_as_yaml_has_them(tmp_path: Path) -> None:
 
 def test_overrides_replace_values_and_are_checked(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
-    pipeline = config.load(path, {"model.params.depth": 3, "data.split.holdout": 0.5})
+    given = Overrides(settings={"model.params.depth": "3", "data.split.holdout": "0.5"})
+    pipeline = config.load(path, given)
     assert pipeline.model.params == {"depth": 3}
     assert pipeline.data.split.holdout == 0.5
     with pytest.raises(UsageError, match="did you mean 'holdout'"):
-        config.load(path, {"data.split.holdot": 0.5})
+        config.load(path, Overrides(settings={"data.split.holdot": "0.5"}))
+
+
+def test_values_given_beside_the_file_arrive_as_they_were_meant(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "  params: {depth: 2, rate: 0.1}\n")
+    given = Overrides(
+        settings={
+            "data.split": "{method: time, column: day}",
+            "data.split.cutoff": "2015-01-01",  # YAML makes a date of it
+            "model.params.weights": "{0: 1, 1: 5}",
+        },
+        data="s3://bucket/new data.csv",
+        params={"depth": 3, "a.b": [1, None]},
+    )
+    pipeline = config.load(path, given)
+    assert pipeline.data.split.cutoff == "2015-01-01"
+    assert pipeline.data.path == "s3://bucket/new data.csv"
+    assert pipeline.model.params == {
+        "depth": 3,
+        "rate": 0.1,
+        "weights": {0: 1, 1: 5},
+        "a.b": [1, None],
+    }
+    with pytest.raises(UsageError, match=r"Cannot set 'model.params.weights': 'params' is not a section"):
+        config.load(write(tmp_path, MINIMAL + "  params: 3\n"), given)
+    with pytest.raises(UsageError, match=r"--set name: '\[' is not a YAML value"):
+        config.load(path, Overrides(settings={"name": "["}))
+
+
+@pytest.mark.parametrize(
+    ("section", "asked", "searches"),
+    [
+        ("", None, True),
+        ("", False, False),
+        ("enabled: false, ", None, False),
+        ("enabled: false, ", True, True),
+        ("enabled: true, ", True, True),
+    ],
+)
+def test_a_search_runs_when_it_is_enabled_or_asked_for(
+    section: str, asked: bool | None, searches: bool, tmp_path: Path
+) -> None:
+    path = write(tmp_path, MINIMAL + f"  search: {{{section}space: {{depth: [1, 2]}}}}\n")
+    found = config.load(path, Overrides(search=asked)).model
+    assert (found.search is not None) == searches
+    # how it was switched decides nothing: the fingerprint is made of this text
+    plain = write(tmp_path, MINIMAL + "  search: {space: {depth: [1, 2]}}\n" * searches)
+    assert found.model_dump_json() == config.load(plain).model.model_dump_json()
+
+
+def test_a_search_that_is_not_described_cannot_be_switched_on(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    assert config.load(path, Overrides(search=False)).model.search is None
+    with pytest.raises(UsageError, match=r"no 'model\.search' section") as caught:
+        config.load(path, Overrides(search=True))
+    assert "enabled: false" in str(caught.value.hint)
 
 
 def test_reference_and_schema_are_up_to_date() -> None:

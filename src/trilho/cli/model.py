@@ -11,15 +11,20 @@ from trilho.cli.console import emit, err, headline, number, say, step, table, wa
 from trilho.cli.options import (
     CONFIG,
     RUN,
+    AllowHold,
     Config,
+    Data,
     Force,
     Json,
-    Overrides,
+    Params,
     RunFolder,
-    parse_overrides,
+    Search,
+    Settings,
+    overrides,
 )
 
 if TYPE_CHECKING:
+    from trilho.config import Overrides
     from trilho.gates import Verdict
     from trilho.pipeline import Job
     from trilho.registry import RunRecord
@@ -36,14 +41,14 @@ def add(app: typer.Typer) -> None:
         app.command(rich_help_panel=PANEL)(verb)
 
 
-def job(config: Path, run: Path, given: list[str] | None, force: bool = False) -> Job:
+def job(config: Path, run: Path, given: Overrides | None = None, force: bool = False) -> Job:
     """Read the pipeline file and bind it to a run folder."""
     from trilho import pipeline
-    from trilho.config import load
+    from trilho.config import Overrides, load
 
-    overrides = parse_overrides(given)
+    given = given or Overrides()
     return pipeline.Job(
-        load(config, overrides), folder=run, config_path=config, overrides=overrides, force=force
+        load(config, given), folder=run, config_path=config, overrides=given, force=force
     )
 
 
@@ -62,12 +67,15 @@ def init(
 def validate(
     config: Config = CONFIG,
     run: RunFolder = RUN,
-    given: Overrides = None,
+    settings: Settings = None,
+    data: Data = None,
+    params: Params = None,
+    search: Search = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Check the dataset against its schema; exit 3 when it does not hold."""
-    done = _validate(job(config, run, given, force))
+    done = _validate(job(config, run, overrides(settings, data, params, search), force))
     if json:
         emit(done)
     _stop_if_invalid(done)
@@ -76,12 +84,15 @@ def validate(
 def train(
     config: Config = CONFIG,
     run: RunFolder = RUN,
-    given: Overrides = None,
+    settings: Settings = None,
+    data: Data = None,
+    params: Params = None,
+    search: Search = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Fit the model, prove its serving form, and seal both as a bundle."""
-    record = _train(job(config, run, given, force))
+    record = _train(job(config, run, overrides(settings, data, params, search), force))
     if json:
         emit(record)
 
@@ -89,21 +100,30 @@ def train(
 def evaluate(
     config: Config = CONFIG,
     run: RunFolder = RUN,
-    given: Overrides = None,
+    settings: Settings = None,
+    data: Data = None,
+    params: Params = None,
+    search: Search = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Score candidate and champion on the same frozen hold-out rows."""
-    comparison = _evaluate(job(config, run, given, force))
+    comparison = _evaluate(job(config, run, overrides(settings, data, params, search), force))
     if json:
         emit(comparison)
 
 
 def gate(
-    config: Config = CONFIG, run: RunFolder = RUN, given: Overrides = None, json: Json = False
+    config: Config = CONFIG,
+    run: RunFolder = RUN,
+    settings: Settings = None,
+    data: Data = None,
+    params: Params = None,
+    search: Search = None,
+    json: Json = False,
 ) -> None:
     """Say PROMOTE, HOLD (exit 5) or REJECT (exit 4)."""
-    verdict = _gate(job(config, run, given))
+    verdict = _gate(job(config, run, overrides(settings, data, params, search)))
     if json:
         emit(verdict)
     raise typer.Exit(EXIT[verdict.verdict])
@@ -112,12 +132,15 @@ def gate(
 def report(
     config: Config = CONFIG,
     run: RunFolder = RUN,
-    given: Overrides = None,
+    settings: Settings = None,
+    data: Data = None,
+    params: Params = None,
+    search: Search = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Write report.md and report.html for the person who must decide."""
-    markdown, html = _report(job(config, run, given, force))
+    markdown, html = _report(job(config, run, overrides(settings, data, params, search), force))
     if json:
         emit({"markdown": str(markdown), "html": str(html)})
 
@@ -125,12 +148,16 @@ def report(
 def retrain(
     config: Config = CONFIG,
     run: RunFolder = RUN,
-    given: Overrides = None,
+    settings: Settings = None,
+    data: Data = None,
+    params: Params = None,
+    search: Search = None,
     force: Force = False,
+    allow_hold: AllowHold = False,
     json: Json = False,
 ) -> None:
     """Validate, train, evaluate, gate and report in one go; unchanged inputs end at once."""
-    work = job(config, run, given, force)
+    work = job(config, run, overrides(settings, data, params, search), force)
     work.soon = ("trilho.schema.validation", "trilho.training.run")
     work.later = ("trilho.report.charts",)
     validation = _validate(work)
@@ -145,7 +172,7 @@ def retrain(
     _report(work)
     if json:
         emit(verdict)
-    raise typer.Exit(EXIT[verdict.verdict])
+    raise typer.Exit(0 if allow_hold and verdict.verdict == "HOLD" else EXIT[verdict.verdict])
 
 
 def _validate(work: Job) -> Validation:

@@ -8,7 +8,20 @@ import typer
 
 from trilho.cli.console import emit, err, headline, number, step, table
 from trilho.cli.model import job
-from trilho.cli.options import CONFIG, RUN, Config, Json, Overrides, RunFolder
+from trilho.cli.options import (
+    CONFIG,
+    RUN,
+    AllowHold,
+    Config,
+    Data,
+    Json,
+    Params,
+    RunFolder,
+    Search,
+    Settings,
+    overrides,
+    switch,
+)
 from trilho.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,20 +47,28 @@ def add(app: typer.Typer) -> None:
 def publish(
     config: Config = CONFIG,
     run: RunFolder = RUN,
-    given: Overrides = None,
+    settings: Settings = None,
+    data: Data = None,
+    params: Params = None,
+    search: Search = None,
     candidate: Annotated[
-        bool, typer.Option("--candidate", help="Store the bundle as a candidate only.")
+        bool,
+        typer.Option(
+            "--candidate",
+            callback=switch("TRILHO_CANDIDATE"),
+            help="Store the bundle as a candidate only. \\[env var: TRILHO_CANDIDATE]",
+        ),
     ] = False,
-    allow_hold: Annotated[
-        bool, typer.Option("--allow-hold", help="Publish on HOLD as well.")
-    ] = False,
-    reason: Annotated[str | None, typer.Option(help="Why, for the history.")] = None,
+    allow_hold: AllowHold = False,
+    reason: Annotated[
+        str | None, typer.Option(envvar="TRILHO_REASON", help="Why, for the history.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Store the run's bundle in the registry, as a candidate or as the next version."""
     from trilho import github, pipeline
 
-    work = job(config, run, given)
+    work = job(config, run, overrides(settings, data, params, search))
     with step("publish") as now:
         if candidate:
             stored = pipeline.store_candidate(work, reason)

@@ -52,7 +52,7 @@ def deploy(
     from trilho.deploy.rollout import deploy as ship
     from trilho.registry import Source, resolve
 
-    work = job(config, run, None)
+    work = job(config, run)
     wanted = _settings(work)
     chosen = resolve(work.registry, version) if version else work.published()
     with step("deploy") as now, _failure_on_top(work, chosen):
@@ -86,7 +86,7 @@ def smoke(
     from trilho.deploy.smoke import smoke as ask
     from trilho.registry import resolve
 
-    work = job(config, RUN, None)
+    work = job(config, RUN)
     bounds = work.config.deploy
     chosen = resolve(work.registry, version or "champion")
     base = checked(url or (bounds.url if bounds else None))
@@ -119,7 +119,7 @@ def rollback(
     from trilho.deploy.rollback import rollback as go_back
     from trilho.registry import Source, resolve
 
-    work = job(config, RUN, None)
+    work = job(config, RUN)
     wanted = _settings(work)
     target = resolve(work.registry, to) if to else None
     with step("rollback") as now, _failure_on_top(work, target):

@@ -1,6 +1,7 @@
 """`pipeline.yaml` as types: every key documented, unknown keys refused, environment filled in."""
 
 from trilho.config.load import DEFAULT_PATH, load
+from trilho.config.overrides import Overrides
 from trilho.config.types import (
     Checks,
     Data,
@@ -33,6 +34,7 @@ __all__ = [
     "LatencyGate",
     "Limit",
     "Model",
+    "Overrides",
     "Pipeline",
     "Range",
     "Search",

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from trilho.config.overrides import Overrides
 from trilho.config.types import Pipeline, section_of
 from trilho.errors import Place, UsageError, nearest
 
@@ -17,7 +18,7 @@ DEFAULT_PATH = Path("pipeline.yaml")
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
-def load(path: Path = DEFAULT_PATH, overrides: dict[str, Any] | None = None) -> Pipeline:
+def load(path: Path = DEFAULT_PATH, overrides: Overrides | None = None) -> Pipeline:
     """Read a pipeline file.
 
     Parameters
@@ -25,7 +26,7 @@ def load(path: Path = DEFAULT_PATH, overrides: dict[str, Any] | None = None) -> 
     path
         The YAML file.
     overrides
-        Dotted keys to values that replace the file's, such as `{"model.params.max_iter": 50}`.
+        What replaces the file's values.
 
     Raises
     ------
@@ -62,12 +63,20 @@ def load(path: Path = DEFAULT_PATH, overrides: dict[str, Any] | None = None) -> 
             f"{path} must hold keys such as 'name' and 'data'.", places=(Place(str(path)),)
         )
     values = _fill(tree, path)
-    for dotted, value in (overrides or {}).items():
-        _override(values, dotted, value)
+    if overrides is not None:
+        overrides.apply(values)
     try:
-        return Pipeline.model_validate(values)
+        return _without_idle_search(Pipeline.model_validate(values))
     except ValidationError as error:
         raise _explain(error, path, tree) from None
+
+
+def _without_idle_search(pipeline: Pipeline) -> Pipeline:
+    """Leave out a search that is switched off: it decides nothing, the fingerprint included."""
+    model = pipeline.model
+    if model.search is None or model.search.enabled:
+        return pipeline
+    return pipeline.model_copy(update={"model": model.model_copy(update={"search": None})})
 
 
 def _fill(node: Any, path: Path, line: int | None = None) -> Any:
@@ -106,17 +115,6 @@ def _fill(node: Any, path: Path, line: int | None = None) -> Any:
         return found
 
     return VARIABLE.sub(value, str(node))
-
-
-def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    node = values
-    for key in parents:
-        child = node.setdefault(key, {})
-        if not isinstance(child, dict):
-            raise UsageError(f"Cannot set '{dotted}': '{key}' is not a section of the pipeline.")
-        node = child
-    node[last] = value
 
 
 def _explain(error: ValidationError, path: Path, tree: Any) -> UsageError:

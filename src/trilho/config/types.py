@@ -112,6 +112,8 @@ class Range(Section):
 class Search(Section):
     """Hyper-parameter search by cross-validation on the training rows."""
 
+    enabled: bool = True
+    """`false`: search only when asked to, by `--search on`; `--search off` goes without."""
     method: Literal["random", "halving"] = "random"
     """`random`: RandomizedSearchCV; `halving`: HalvingRandomSearchCV."""
     space: dict[str, Range | list[Any]]

@@ -16,13 +16,13 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
 from trilho import bundle
 from trilho.bundle import Manifest
-from trilho.config import DEFAULT_PATH, Pipeline
+from trilho.config import DEFAULT_PATH, Overrides, Pipeline
 from trilho.errors import IntegrityError, UsageError
 from trilho.evaluation.results import Evaluation, Measurements
 from trilho.registry import CHAMPION, Alias, Registry, RunRecord, Version, open_registry
@@ -71,7 +71,7 @@ class Job:
     config: Pipeline
     folder: Path = RUN
     config_path: Path = DEFAULT_PATH
-    overrides: dict[str, Any] = field(default_factory=dict)
+    overrides: Overrides = field(default_factory=Overrides)
     force: bool = False
     # modules that later steps need: imported while the data are read, while the model is fitted
     soon: tuple[str, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -29,7 +28,7 @@ def report(job: Job, tell: Tell = silent) -> Done[tuple[Path, Path]]:
     stamp = digest_of(
         *(content(job.folder / name) for name in (*documents, "verdict.json")),
         fingerprint.code("report"),
-        repr(sorted(job.overrides.items())),
+        *job.overrides.options(),
     )
     if job.unchanged("report.md", stamp) and html.exists():
         return Done((markdown, html), same=True)
@@ -91,7 +90,5 @@ def _reproduce(job: Job, run: RunRecord) -> str:
     words = ["trilho", "retrain", "--force"]
     if job.config_path != DEFAULT_PATH:
         words += ["--config", str(job.config_path)]
-    for key, value in job.overrides.items():
-        words += ["--set", f"{key}={json.dumps(value)}"]
-    command = shlex.join(words)
+    command = shlex.join(words + job.overrides.options())
     return f"git checkout {run.source.commit} && {command}" if run.source.commit else command
