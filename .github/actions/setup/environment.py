@@ -1,0 +1,116 @@
+"""The few commands of uv that the environment is made with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner import Problem, SetupError, failed
+
+
+@dataclass(frozen=True)
+class Uv:
+    """uv, working on one virtual environment with a cache of its own.
+
+    What decides about Trilho's own environment reads no configuration of the caller's project
+    (an index, overrides, another linking mode); what installs the caller's file does.
+    """
+
+    environment: Path
+    cache: Path
+    project: Path
+
+    def make(self, python: str) -> None:
+        """Make the virtual environment anew."""
+        result = self._run(
+            "venv",
+            "--no-config",
+            "--no-project",
+            "--clear",
+            "--python",
+            python,
+            str(self.environment),
+        )
+        if result.returncode:
+            raise failed(f"Python {python} cannot be had on this runner.", result.stderr.strip())
+
+    def sync(self, lock: Path) -> None:
+        """Make the environment hold what the lock names, and nothing else; only wheels, by hash."""
+        result = self._pip("sync", "--no-config", "--require-hashes", "--no-build", str(lock))
+        if result.returncode:
+            raise failed(f"The lock {lock} cannot be installed.", result.stderr.strip())
+
+    def install_trilho(self, root: Path) -> None:
+        """Install Trilho from its source.
+
+        Offline: uv itself is the build backend, and nothing without a hash is fetched instead.
+        Without a cache: it is keyed by pyproject.toml and would miss a change of the source.
+        """
+        options = ("--no-config", "--offline", "--no-cache", "--no-deps", "--reinstall")
+        result = self._pip("install", *options, str(root))
+        if result.returncode:
+            raise failed(f"Trilho cannot be installed from {root}.", result.stderr.strip())
+
+    def try_install(
+        self,
+        requirements: Path,
+        *,
+        constraints: Path | None = None,
+        overrides: Path | None = None,
+        dry: bool = False,
+    ) -> str | None:
+        """Install a file of requirements; return what uv says against it."""
+        options = ["--requirements", str(requirements)]
+        options += ["--constraints", str(constraints)] if constraints else []
+        options += ["--overrides", str(overrides)] if overrides else []
+        options += ["--dry-run"] if dry else []
+        result = self._pip("install", *options, folder=self.project)
+        return result.stderr.strip() if result.returncode else None
+
+    def freeze(self) -> str:
+        """Return what is installed, as pins."""
+        result = self._pip("freeze", "--no-config", "--exclude", "trilho")
+        return result.stdout
+
+    def check(self) -> list[str]:
+        """Return what uv finds wrong between the packages that are installed."""
+        return self._pip("check", "--no-config").stderr.splitlines()
+
+    def site_packages(self) -> Path:
+        """Return the folder that the environment's packages stand in."""
+        return next(self.environment.glob("lib/python3*/site-packages"))
+
+    def _pip(
+        self, command: str, *options: str, folder: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        python = str(self.environment / "bin" / "python")
+        return self._run("pip", command, "--python", python, *options, folder=folder)
+
+    def _run(self, *command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+        program = os.environ.get("UV") or shutil.which("uv")
+        if program is None:
+            raise SetupError([Problem("uv is not on PATH.")])
+        return subprocess.run(  # noqa: S603 - a list of arguments, no shell
+            [program, *command],
+            cwd=folder or self.environment.parent,
+            env={**_clean(os.environ), "UV_CACHE_DIR": str(self.cache), "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def _clean(environment: os._Environ[str]) -> dict[str, str]:
+    """Leave out what would send uv to another environment than ours."""
+    astray = (
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+        "UV_PYTHON",
+        "UV_SYSTEM_PYTHON",
+        "UV_TARGET",
+        "UV_PREFIX",
+    )
+    return {name: value for name, value in environment.items() if name not in astray}
