@@ -104,7 +104,7 @@ class Api:
         *,
         needs: str = "",
         most: int = MOST_PAGES,
-    ) -> Iterator[Any]:
+    ) -> Iterator[dict[str, Any]]:
         """Read a list, page after page, at most `most` pages of 100.
 
         Pages are asked for by number: no address that an answer names gets to see the token.
@@ -112,7 +112,7 @@ class Api:
         for page in range(1, most + 1):
             asked = {**(query or {}), "per_page": str(PER_PAGE), "page": str(page)}
             answer, headers = self._send("GET", path, asked, None, needs)
-            if not isinstance(answer, list):
+            if not isinstance(answer, list) or not all(isinstance(i, dict) for i in answer):
                 raise ApiError(f"GitHub answered {path} with something that is not a list.")
             yield from answer
             if 'rel="next"' not in headers.get("link", ""):
@@ -155,7 +155,9 @@ class Api:
         body: Mapping[str, Any] | None,
         needs: str,
     ) -> tuple[Any, Mapping[str, str]]:
-        url = self.url + (path if path.startswith("/") else f"/repos/{self.repository}/{path}")
+        # an Enterprise server has REST at /api/v3 and GraphQL at /api/graphql
+        root = self.url.removesuffix("/v3") if path == "/graphql" else self.url
+        url = root + (path if path.startswith("/") else f"/repos/{self.repository}/{path}")
         if query:
             url += "?" + urlencode(query)
         retrying = Retrying(

@@ -19,6 +19,8 @@ Level = Literal["error", "warning", "notice"]
 
 SUMMARY_LIMIT = 1024 * 1024  # bytes in one step's summary; GitHub drops the whole of a larger one
 ANNOTATIONS = 10  # of each level in one step; GitHub drops the rest without a word
+FOLDS = 8  # folded sections within each other that a cut closes
+CLOSING = 17 + FOLDS * len("\n</details>")  # bytes to close a code block and those sections
 CUT = "\n\n_The rest was left out: a job summary holds 1 MiB._\n"
 
 
@@ -97,27 +99,31 @@ def add_summary(markdown: str) -> None:
         _append(file, cut(text, SUMMARY_LIMIT - there))
 
 
-def cut(markdown: str, limit: int) -> bytes:
-    """Return `markdown` as at most `limit` bytes of UTF-8 that end with a whole line and a note.
+def cut(markdown: str, limit: int, note: str = CUT) -> bytes:
+    """Return `markdown` as at most `limit` bytes of UTF-8 that end with a whole line and `note`.
 
-    A code block that the cut would leave open is closed, so that the note is read as text.
+    What the cut would leave open (a code block, folded sections) is closed, so that the note is
+    read as text and by everybody.
     """
     data = markdown.encode(**_UTF8)
     if len(data) <= limit:
         return data
-    longest_fence = b"\n" + b"`" * 16
-    room = limit - len(CUT.encode()) - len(longest_fence)
+    room = limit - len(note.encode()) - CLOSING
     if room <= 0:
         return b""
     kept = data[: data.rfind(b"\n", 0, room) + 1]
     fence = b""
+    folds = 0
     for line in kept.splitlines():
         if match := re.match(rb"`{3,16}", line):
             if not fence:
                 fence = match[0]
             elif re.fullmatch(fence + rb"`*\s*", line):
                 fence = b""
-    return kept + fence + CUT.encode()
+        elif not fence:
+            folds += (line == b"<details>") - (line == b"</details>")
+    closed = b"\n</details>" * min(max(folds, 0), FOLDS)
+    return kept + fence + closed + note.encode()
 
 
 _UTF8 = {"encoding": "utf-8", "errors": "replace"}  # a lone surrogate must not stop a report
