@@ -21,6 +21,7 @@ from trilho.cli.options import (
     Search,
     Settings,
     overrides,
+    switch,
 )
 
 if TYPE_CHECKING:
@@ -137,12 +138,54 @@ def report(
     params: Params = None,
     search: Search = None,
     force: Force = False,
+    comment: Annotated[
+        bool,
+        typer.Option(
+            "--comment",
+            callback=switch("TRILHO_COMMENT"),
+            help="Post it to the pull request of this run, over the comment of the last push. "
+            "\\[env var: TRILHO_COMMENT]",
+        ),
+    ] = False,
+    title: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TRILHO_TITLE",
+            help="Above the comment, and what tells it from others; default: the pipeline's name.",
+        ),
+    ] = None,
+    numbers: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TRILHO_NUMBERS",
+            help="A numbers.json that a fork's run left: report its figures as unverified, and "
+            "read no pipeline.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Write report.md and report.html for the person who must decide."""
-    markdown, html = _report(job(config, run, overrides(settings, data, params, search), force))
+    """Write report.md and report.html for the person who must decide, and post it if asked."""
+    from trilho import github
+    from trilho.cli import posting
+
+    url = ""
+    if numbers is not None:
+        url = posting.fork(numbers, title=title, wanted=comment)
+        written = {"numbers": str(numbers)}
+    else:
+        work = job(config, run, overrides(settings, data, params, search), force)
+        markdown, html = _report(work)
+        written = {
+            "markdown": str(markdown),
+            "html": str(html),
+            "numbers": str(work.folder / "numbers.json"),
+        }
+        if comment:
+            url = posting.comment(markdown, name=work.config.name, title=title)
+    github.set_output("numbers-path", written["numbers"])
+    github.set_output("comment-url", url)
     if json:
-        emit({"markdown": str(markdown), "html": str(html)})
+        emit(written | {"comment": url or None})
 
 
 def retrain(
@@ -271,5 +314,7 @@ def _report(work: Job) -> tuple[Path, Path]:
         markdown, html = done.value
         now.close(f"{markdown}, {html}", "same" if done.same else "done")
     github.set_output("report-path", str(markdown))
-    github.add_summary(markdown.read_text(encoding="utf-8"))
+    github.set_output("html-path", str(html))
+    if not done.same:  # else a verb before this one put it there
+        github.add_summary(markdown.read_text(encoding="utf-8"))
     return markdown, html

@@ -27,8 +27,8 @@ def marker(key: str) -> str:
     return f"<!-- trilho issue {key} -->"
 
 
-def open_once(api: Api, key: str, title: str, body: str) -> Opened:
-    """Open an issue, or, where ours about `key` is open, add `body` to it as a comment.
+def open_once(api: Api, key: str, title: str, body: str, *, again: bool = True) -> Opened:
+    """Open an issue; where ours about `key` is open, add `body` to that one if `again`.
 
     Raises
     ------
@@ -37,8 +37,9 @@ def open_once(api: Api, key: str, title: str, body: str) -> Opened:
     """
     me, attempts = identity(api), ATTEMPTS
     if (found := _find(api, key, me)) is not None:
-        comments = f"issues/{found['number']}/comments"
-        api.request("POST", comments, body={"body": body}, needs=NEEDS)
+        if again:
+            comments = f"issues/{found['number']}/comments"
+            api.request("POST", comments, body={"body": body}, needs=NEEDS)
         return Opened(str(found["html_url"]), new=False)
     content = {"title": title, "body": f"{marker(key)}\n\n{body}"}
     while True:

@@ -22,7 +22,8 @@ T = TypeVar("T")
 
 
 def report(job: Job, tell: Tell = silent) -> Done[tuple[Path, Path]]:
-    """Write report.md and report.html of what the run folder holds."""
+    """Write report.md, report.html and numbers.json of what the run folder holds."""
+    figures = job.folder / "numbers.json"
     markdown, html = job.folder / "report.md", job.folder / "report.html"
     documents = ("validation.json", "run.json", "comparison.json", "measurements.json")
     stamp = digest_of(
@@ -30,15 +31,17 @@ def report(job: Job, tell: Tell = silent) -> Done[tuple[Path, Path]]:
         fingerprint.code("report"),
         *job.overrides.options(),
     )
-    if job.unchanged("report.md", stamp) and html.exists():
+    if job.unchanged("report.md", stamp) and html.exists() and figures.exists():
         return Done((markdown, html), same=True)
     from trilho import report as reports
+    from trilho.report.numbers import numbers
 
     inputs = _inputs(job)
     tell("writing report.md")
     text = reports.markdown(inputs)
     tell("drawing report.html")
     replace(html, reports.html(inputs).encode())
+    replace(figures, bundle.canonical(numbers(inputs)))
     job.write("report.md", text, stamp)
     return Done((markdown, html))
 
@@ -91,4 +94,6 @@ def _reproduce(job: Job, run: RunRecord) -> str:
     if job.config_path != DEFAULT_PATH:
         words += ["--config", str(job.config_path)]
     command = shlex.join(words + job.overrides.options())
-    return f"git checkout {run.source.commit} && {command}" if run.source.commit else command
+    if run.source.commit is None:
+        return command
+    return f"git checkout {shlex.quote(run.source.commit)} && {command}"
