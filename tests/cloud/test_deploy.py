@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 from ecs_service import CLUSTER, SERVICE, Answers, answering, publish
+from step import outputs
 from typer.testing import CliRunner, Result
+from workflows.github_api import GitHub, github_api
 
 from trilho.bundle import Golden
 from trilho.cli import app
@@ -23,7 +26,7 @@ from trilho.deploy.rollout import CHAMPION, Deployment, deploy
 from trilho.deploy.smoke import SmokeError, smoke
 from trilho.deploy.watch import SupersededError, ending
 from trilho.errors import DeploymentError, IntegrityError, TrilhoError, UnavailableError, UsageError
-from trilho.registry import QuarantinedError, Registry, Source, open_registry
+from trilho.registry import MERGED, QuarantinedError, Registry, Source, open_registry
 
 BY = Source(actor="tester")
 PLAIN = {
@@ -116,9 +119,8 @@ def back(registry: Registry, url: str, **more: Any) -> Deployment:
         Deploy(cluster=CLUSTER, service=SERVICE, url=url, smoke_timeout_seconds=1.5),
         registry_url=registry.store.url,
         reason="customers complain",
-        source=BY,
         poll=0.05,
-        **more,
+        **({"source": BY} | more),
     )
 
 
@@ -218,6 +220,108 @@ def test_another_image_is_a_change(
     assert ship(registry, 1, answers.url, image="registry.example/serve:2").changed
     found = cluster.describe_task_definition(taskDefinition=described(cluster)["taskDefinition"])
     assert found["taskDefinition"]["containerDefinitions"][0]["image"] == "registry.example/serve:2"
+
+
+# --- what the default branch makes, and whether it had its turn ---
+
+
+def names(registry: Registry, alias: str) -> int | None:
+    """The number of the version that an alias names."""
+    found = registry.alias(alias)
+    return found.version if found else None
+
+
+def test_what_was_merged_is_noted_when_it_serves(
+    cluster: Any, registry: Registry, answers: Answers, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        publish(registry, tmp_path / str(number), number / 5)
+    ship(registry, 1, answers.url)
+    assert names(registry, MERGED) is None
+    ship(registry, 1, answers.url, merged=True)  # the champion already: noted all the same
+    assert names(registry, MERGED) == 1
+    ship(registry, 2, answers.url)
+    assert (names(registry, CHAMPION), names(registry, MERGED)) == (2, 1)
+    ship(registry, 1, answers.url, merged=True)
+    assert (names(registry, CHAMPION), names(registry, MERGED)) == (1, 1)
+
+
+def test_a_deployment_killed_before_it_was_noted_is_finished_by_a_rerun(
+    second: str,
+    cluster: Any,
+    registry: Registry,
+    answers: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    answers.bad = "none"
+    move = Registry.move_alias
+
+    def stopped(self: Registry, name: str, *arguments: Any, **options: Any) -> Any:
+        if name == MERGED:
+            raise trouble
+        return move(self, name, *arguments, **options)
+
+    for trouble in (Killed(), UnavailableError("S3 does not answer")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "move_alias", stopped)
+            with pytest.raises(type(trouble)):
+                ship(registry, 2, answers.url, merged=True)
+        # what serves and what is champion never part
+        assert served(cluster)[MODEL_DIGEST] == registry.version(2).digest
+        assert (names(registry, CHAMPION), names(registry, MERGED)) == (2, None)
+        assert registry.quarantined(registry.version(2).digest) is None
+    assert not ship(registry, 2, answers.url, merged=True).changed
+    assert (names(registry, CHAMPION), names(registry, MERGED)) == (2, 2)
+
+
+def test_what_was_merged_is_noted_when_it_failed_by_its_own_fault(
+    second: str,
+    cluster: Any,
+    registry: Registry,
+    answers: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    answers.status = 500
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "quarantine", killed)
+        with pytest.raises(Killed):
+            ship(registry, 2, answers.url, merged=True)
+    assert_version_1_serves(cluster, registry, second)
+    assert names(registry, MERGED) == 2
+    with pytest.raises(DeploymentError, match="Version 2 is quarantined"):
+        ship(registry, 2, answers.url, merged=True)
+    assert_version_1_serves(cluster, registry, second)
+    assert names(registry, MERGED) == 2
+
+
+def test_what_was_merged_has_not_had_its_turn_when_aws_was_away(
+    second: str,
+    cluster: Any,
+    registry: Registry,
+    answers: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise UnavailableError("ECS does not answer")
+
+    answers.bad = "none"
+    with monkeypatch.context() as patch:
+        patch.setattr("trilho.deploy.rollout.watch", away)
+        with pytest.raises(UnavailableError):
+            ship(registry, 2, answers.url, merged=True)
+    assert names(registry, MERGED) is None
+    assert registry.quarantined(registry.version(2).digest) is None
+    ship(registry, 2, answers.url, merged=True)
+    assert (names(registry, CHAMPION), names(registry, MERGED)) == (2, 2)
 
 
 # --- nothing of a task definition is lost ---
@@ -429,7 +533,7 @@ def test_a_version_whose_task_crashed_is_condemned_even_if_nobody_answered(
         return client
 
     monkeypatch.setattr(ecs_module, "connect", connected)
-    with pytest.raises(DeploymentError, match="exited with 3.*Version 2 is quarantined") as caught:
+    with pytest.raises(DeploymentError, match=r"exited with 3.*Version 2 is quarantined") as caught:
         ship(registry, 2, f"http://127.0.0.1:{ministack.free_port()}")
     assert "Connection refused" in caught.value.message
     assert_version_1_serves(cluster, registry, second)
@@ -746,6 +850,32 @@ def test_a_killed_rollback_goes_to_the_same_version_when_run_again(
     assert back(registry, answers.url).after.version == 2
 
 
+def test_a_rollback_run_again_goes_no_further_back(
+    three: list[str], cluster: Any, registry: Registry, answers: Answers
+) -> None:
+    def run(number: int, **more: Any) -> Deployment:
+        url = f"https://github.example/o/r/actions/runs/{number}"
+        return back(registry, answers.url, source=Source(actor="ada", run_url=url), **more)
+
+    assert run(7).after.version == 2
+    history = registry.history()
+    for to in (None, 2):  # the same run once more: it looks that all is well, and ends
+        again = run(7, to=to)
+        assert (again.after.version, again.changed, again.promoted) == (2, False, False)
+    assert registry.history() == history
+    with pytest.raises(UsageError, match="Version 2 is the champion already"):
+        run(8, to=2)
+    assert run(8).after.version == 1  # another run is another wish
+
+
+def test_rollback_goes_to_what_was_champion_not_to_what_was_only_merged(
+    three: list[str], cluster: Any, registry: Registry, answers: Answers, tmp_path: Path
+) -> None:
+    publish(registry, tmp_path / "4", 0.9)
+    registry.move_alias(MERGED, 4, expected=None, source=BY)
+    assert back(registry, answers.url).after.version == 2
+
+
 def test_a_broken_target_is_refused_and_the_present_version_serves_on(
     three: list[str], cluster: Any, registry: Registry, answers: Answers, tmp_path: Path
 ) -> None:
@@ -813,45 +943,147 @@ deploy:
 """
 
 
-def test_verbs_tell_the_workflow_what_serves_and_why_not(
-    cluster: Any,
-    registry: Registry,
-    answers: Answers,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path = tmp_path / "pipeline.yaml"
-    path.write_text(
-        PIPELINE.format(
-            registry=registry.store.url, cluster=CLUSTER, service=SERVICE, url=answers.url
+class Step:
+    """Runs verbs over one pipeline as steps of a workflow do, and keeps what they leave."""
+
+    def __init__(self, folder: Path, registry: str, url: str) -> None:
+        self.config, self.folder = folder / "pipeline.yaml", folder
+        self.config.write_text(
+            PIPELINE.format(registry=registry, cluster=CLUSTER, service=SERVICE, url=url)
         )
-    )
-    outputs, summary = tmp_path / "outputs", tmp_path / "summary"
-    monkeypatch.setenv("GITHUB_OUTPUT", str(outputs))
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+
+    def __call__(self, *arguments: str, **environment: str) -> Result:
+        self.outputs.unlink(missing_ok=True)
+        self.summary.unlink(missing_ok=True)
+        given = {
+            "GITHUB_OUTPUT": str(self.outputs),
+            "GITHUB_STEP_SUMMARY": str(self.summary),
+            "TRILHO_CONFIG": str(self.config),
+        }
+        return CliRunner().invoke(app, arguments, env=given | environment)
+
+    @property
+    def outputs(self) -> Path:
+        return self.folder / "outputs"
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / "summary"
+
+
+@pytest.fixture
+def step(
+    registry: Registry, answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Step:
     monkeypatch.setattr("trilho.deploy.rollout.POLL_SECONDS", 0.05)
-    publish(registry, tmp_path / "1", 0.3)
-    publish(registry, tmp_path / "2", 0.4)
+    return Step(tmp_path, registry.store.url, answers.url)
 
-    def verb(*arguments: str) -> Result:
-        return CliRunner().invoke(app, [*arguments, "--config", str(path)])
 
-    assert verb("deploy", "--version", "1").exit_code == 0
-    assert "**DEPLOYED** — Version v1 serves." in summary.read_text()
-    assert f"\n{answers.url}\n" in outputs.read_text()
-    assert verb("deploy", "--version", "2").exit_code == 0
-    assert verb("smoke").exit_code == 0
-    assert verb("rollback", "--reason", "too slow").exit_code == 0
+def test_verbs_tell_the_workflow_what_serves_and_why_not(
+    step: Step, registry: Registry, answers: Answers, tmp_path: Path
+) -> None:
+    first = publish(registry, tmp_path / "1", 0.3)
+    second = publish(registry, tmp_path / "2", 0.4)
+
+    assert step("deploy", TRILHO_VERSION="1", TRILHO_IMAGE="").exit_code == 0
+    assert "**DEPLOYED** — Version v1 serves." in step.summary.read_text()
+    told = {"service-url": answers.url, "model-version": "1", "model-digest": first.digest}
+    assert outputs(step.outputs) == told | {"outcome": "deployed", "previous-version": ""}
+    assert step("deploy", "--version", "1").exit_code == 0
+    assert outputs(step.outputs) == told | {"outcome": "unchanged", "previous-version": "1"}
+    assert step("deploy", TRILHO_VERSION="v2", TRILHO_IMAGE="registry.example/s:2").exit_code == 0
+    assert outputs(step.outputs)["model-digest"] == second.digest
+    assert step("smoke").exit_code == 0
+    assert step("rollback", TRILHO_TO="1", TRILHO_REASON="too slow").exit_code == 0
     champion = registry.alias(CHAMPION)
     assert champion
-    assert champion.version == 1
+    assert (champion.version, champion.reason) == (1, "too slow")
+    assert outputs(step.outputs)["previous-version"] == "2"
 
     third = publish(registry, tmp_path / "3", 0.5)
     answers.offset, answers.bad = 0.1, third.digest
-    summary.unlink()
-    failed = verb("deploy", "--version", "3")
+    failed = step("deploy", "--version", "3", TRILHO_MERGED="false")
     assert isinstance(failed.exception, DeploymentError)
-    told = summary.read_text()
-    assert told.startswith("> [!CAUTION]")
-    assert "answers wrong numbers" in told.splitlines()[1]
+    shown = step.summary.read_text()
+    assert shown.startswith("> [!CAUTION]")
+    assert "answers wrong numbers" in shown.splitlines()[1]
     assert registry.alias(CHAMPION) == champion
+    assert registry.alias(MERGED) is None
+
+
+@pytest.fixture
+def github() -> Any:
+    with github_api() as api:
+        yield api
+
+
+def test_a_merge_deploys_only_while_it_is_the_newest(
+    step: Step, cluster: Any, registry: Registry, answers: Answers, github: GitHub, tmp_path: Path
+) -> None:
+    publish(registry, tmp_path / "1", 0.3)
+    older, newer = "a" * 40, "b" * 40
+    before = described(cluster)["taskDefinition"]
+    push = github.environment() | {
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_EVENT_NAME": "push",
+        "GITHUB_REF_NAME": "release/one",
+        "TRILHO_MERGED": "true",
+        "TRILHO_VERSION": "1",
+    }
+    github.heads["release/one"] = newer
+
+    late = step("deploy", **push, GITHUB_SHA=older)
+
+    assert late.exit_code == 0
+    assert re.search(rf"^::notice::Nothing was deployed: {newer[:12]}", late.stderr, re.M)
+    assert outputs(step.outputs) == {"outcome": "superseded", "service-url": answers.url}
+    assert newer in step.summary.read_text()
+    assert described(cluster)["taskDefinition"] == before
+    assert registry.aliases() == []
+
+    # only a push can be overtaken, and only what was merged
+    for other in ({"GITHUB_EVENT_NAME": "workflow_dispatch"}, {"TRILHO_MERGED": "false"}):
+        asked = len(github.requests)
+        assert step("deploy", **(push | other), GITHUB_SHA=older).exit_code == 0
+        assert len(github.requests) == asked
+    assert step("deploy", **push, GITHUB_SHA=newer).exit_code == 0
+    assert [request.path for request in github.requests][-1].endswith("/commits/release/one")
+    assert (names(registry, CHAMPION), names(registry, MERGED)) == (1, 1)
+
+
+@pytest.mark.parametrize("trouble", ["refused", "away", "no token"])
+def test_a_merge_deploys_where_github_does_not_say_what_is_newest(
+    trouble: str,
+    step: Step,
+    registry: Registry,
+    answers: Answers,
+    github: GitHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish(registry, tmp_path / "1", 0.3)
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    environment = github.environment()
+    if trouble == "away":
+        environment["GITHUB_API_URL"] = "http://127.0.0.1:9"
+    if trouble == "no token":
+        environment["GITHUB_TOKEN"] = ""
+    push = {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_NAME": "gone", "GITHUB_SHA": "a" * 40}
+    done = step("deploy", "--merged", "--version", "1", **environment, **push)
+    assert done.exit_code == 0
+    assert "not known whether a newer commit was pushed" in done.stderr
+    assert names(registry, MERGED) == 1
+
+
+def test_a_registry_that_ends_with_the_runner_is_refused(
+    step: Step, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = step.config.read_text()
+    step.config.write_text(re.sub(r"registry: .*", "registry: .trilho/registry", text))
+    for verb in ("deploy", "rollback", "publish"):
+        done = step(verb, GITHUB_ACTIONS="true")
+        assert isinstance(done.exception, UsageError)
+        assert "gh variable set TRILHO_REGISTRY --body s3://" in str(done.exception.hint)
+        # on a laptop it stays
+        assert "folder" not in str(step(verb, GITHUB_ACTIONS="").exception)

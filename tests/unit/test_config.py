@@ -176,7 +176,7 @@ def test_values_given_beside_the_file_arrive_as_they_were_meant(tmp_path: Path) 
         "weights": {0: 1, 1: 5},
         "a.b": [1, None],
     }
-    with pytest.raises(UsageError, match=r"Cannot set 'model.params.weights': 'params' is not a section"):
+    with pytest.raises(UsageError, match=r"'model\.params\.weights': 'params' is not a"):
         config.load(write(tmp_path, MINIMAL + "  params: 3\n"), given)
     with pytest.raises(UsageError, match=r"--set name: '\[' is not a YAML value"):
         config.load(path, Overrides(settings={"name": "["}))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
@@ -16,6 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from trilho.errors import TrilhoError
+
+if TYPE_CHECKING:
+    from trilho.github.commands import Level
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 MARKS = {"done": "[green]✓[/]", "same": "[cyan]=[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
@@ -66,11 +69,20 @@ def say(text: str, *, before: str = "", dim: bool = False) -> None:
 
 def warn(message: str) -> None:
     """Print a warning, as an annotation too when on GitHub Actions."""
+    _annotated("warning", message, "[yellow]warning:[/] ")
+
+
+def notice(message: str) -> None:
+    """Print something worth noticing, as an annotation too when on GitHub Actions."""
+    _annotated("notice", message, "")
+
+
+def _annotated(level: Level, message: str, before: str) -> None:
     from trilho import github
 
-    say(message, before="[yellow]warning:[/] ")
+    say(message, before=before)
     if github.in_actions():
-        print(github.annotation("warning", message), file=sys.stderr)
+        print(github.annotation(level, message), file=sys.stderr)
 
 
 def table(

@@ -60,6 +60,14 @@ def publish(
         ),
     ] = False,
     allow_hold: AllowHold = False,
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TRILHO_EXPECT",
+            metavar="DIGEST",
+            help="The bundle that was approved; another one is refused.",
+        ),
+    ] = None,
     reason: Annotated[
         str | None, typer.Option(envvar="TRILHO_REASON", help="Why, for the history.")
     ] = None,
@@ -70,16 +78,17 @@ def publish(
 
     work = job(config, run, overrides(settings, data, params, search))
     with step("publish") as now:
+        stored = pipeline.store_candidate(work, reason, expect=expect, tell=now.tell)
+        github.set_output("verdict", stored.verdict)
+        github.set_output("model-digest", stored.digest)
         if candidate:
-            stored = pipeline.store_candidate(work, reason)
             now.close(f"candidate {stored.digest} ({stored.verdict}) in {work.config.registry}")
             if json:
                 emit(stored)
             return
-        version = pipeline.publish(work, allow_hold=allow_hold, reason=reason)
+        version = pipeline.publish(work, stored, allow_hold=allow_hold)
         now.close(f"version {version.number} is {version.digest} in {work.config.registry}")
     github.set_output("model-version", str(version.number))
-    github.set_output("model-digest", version.digest)
     if json:
         emit(version)
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trilho.cli.console import emit, say, step
+from trilho.cli.console import emit, notice, say, step, warn
 from trilho.cli.model import job
-from trilho.cli.options import CONFIG, RUN, Config, Json, RunFolder
-from trilho.errors import DeploymentError, UsageError
+from trilho.cli.options import CONFIG, RUN, Config, Json, RunFolder, switch
+from trilho.errors import DeploymentError, TrilhoError, UsageError
 
 if TYPE_CHECKING:
     from trilho import config as settings
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from trilho.registry import Version
 
 PANEL = "Run a model"
-Reference = Annotated[
-    str | None, typer.Option("--version", help="3, v3, an alias, or a digest's beginning.")
-]
+VERSION = "3, v3, an alias, or a digest's beginning."
 
 
 def add(app: typer.Typer) -> None:
@@ -37,11 +35,24 @@ def add(app: typer.Typer) -> None:
 def deploy(
     config: Config = CONFIG,
     run: RunFolder = RUN,
-    version: Reference = None,
+    version: Annotated[str | None, typer.Option(envvar="TRILHO_VERSION", help=VERSION)] = None,
     image: Annotated[
         str | None,
-        typer.Option(help="Another image for the serving container, by digest.", metavar="IMAGE"),
+        typer.Option(
+            envvar="TRILHO_IMAGE",
+            help="Another image for the serving container, by digest.",
+            metavar="IMAGE",
+        ),
     ] = None,
+    merged: Annotated[
+        bool,
+        typer.Option(
+            "--merged",
+            callback=switch("TRILHO_MERGED"),
+            help="This is what the default branch's inputs make: deploy it only if no newer commit "
+            "was pushed, and note that it had its turn. \\[env var: TRILHO_MERGED]",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Move the ECS service to a version: roll over, smoke-test, champion alias last.
@@ -54,6 +65,9 @@ def deploy(
 
     work = job(config, run)
     wanted = _settings(work)
+    if merged and (newer := _newer_commit()):
+        _superseded(newer, wanted, json)
+        return
     chosen = resolve(work.registry, version) if version else work.published()
     with step("deploy") as now, _failure_on_top(work, chosen):
         done = ship(
@@ -63,6 +77,7 @@ def deploy(
             registry_url=work.config.registry,
             source=Source.current(),
             image=image,
+            merged=merged,
             progress=_lines(now.tell),
         )
         if done.changed or done.promoted:
@@ -72,9 +87,35 @@ def deploy(
     _finish(done, json)
 
 
+def _newer_commit() -> str | None:
+    """The commit that was pushed after this run's, as far as GitHub says."""
+    from trilho.github.head import newer_commit
+
+    try:
+        return newer_commit()
+    except TrilhoError as error:
+        # no reason to stop: the workflow itself keeps two deployments apart
+        warn(f"It is not known whether a newer commit was pushed: {error.message}")
+        return None
+
+
+def _superseded(newer: str, wanted: settings.Deploy, json: bool) -> None:
+    """Say that a newer commit's run deploys, and that this one leaves everything as it is."""
+    from trilho import github
+    from trilho.report import superseded
+
+    message = f"Nothing was deployed: {newer[:12]} was pushed meanwhile, and its own run deploys."
+    notice(message)
+    github.add_summary(superseded(service=wanted.service, commit=newer))
+    github.set_output("outcome", "superseded")
+    github.set_output("service-url", wanted.url or "")
+    if json:
+        emit({"outcome": "superseded", "commit": newer})
+
+
 def smoke(
     config: Config = CONFIG,
-    version: Reference = "champion",
+    version: Annotated[str, typer.Option(help=VERSION)] = "champion",
     url: Annotated[
         str | None, typer.Option(help="The service's address; default: deploy.url.")
     ] = None,
@@ -88,7 +129,7 @@ def smoke(
 
     work = job(config, RUN)
     bounds = work.config.deploy
-    chosen = resolve(work.registry, version or "champion")
+    chosen = resolve(work.registry, version)
     base = checked(url or (bounds.url if bounds else None))
     with step("smoke") as now:
         now.tell(f"asking {base} for the golden rows of version {chosen.number}")
@@ -110,9 +151,14 @@ def smoke(
 def rollback(
     config: Config = CONFIG,
     to: Annotated[
-        str | None, typer.Option(help="The version to go back to; default: the champion before.")
+        str | None,
+        typer.Option(
+            envvar="TRILHO_TO", help="The version to go back to; default: the champion before."
+        ),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "rolled back by hand",
+    reason: Annotated[
+        str, typer.Option(envvar="TRILHO_REASON", help="Why, for the history.")
+    ] = "rolled back by hand",
     json: Json = False,
 ) -> None:
     """Put an earlier version back: service and alias together; the present one is quarantined."""
@@ -177,11 +223,15 @@ def demo(
 
 
 def _settings(work: Job) -> settings.Deploy:
+    """The service to deploy to, once it is clear that registry and service can be used."""
+    from trilho import pipeline
+
     if work.config.deploy is None:
         raise UsageError(
             f"{work.config_path} has no 'deploy' section.",
             hint="Name the ECS cluster, the service and its URL there; see docs/pipeline.md.",
         )
+    pipeline.check_lasting(work)
     return work.config.deploy
 
 
@@ -229,10 +279,11 @@ def _finish(done: Deployment, json: bool) -> None:
     answered = (
         f"{done.smoke.rows} golden rows right, median {done.smoke.median_milliseconds:.1f} ms"
     )
+    outcome = "deployed" if done.changed or done.promoted else "unchanged"
     github.add_summary(
         deployment(
             service=done.service,
-            outcome="deployed" if done.changed or done.promoted else "unchanged",
+            outcome=outcome,
             before=before if done.before.digest else None,
             after=after,
             smoke=answered,
@@ -243,6 +294,7 @@ def _finish(done: Deployment, json: bool) -> None:
             },
         )
     )
+    github.set_output("outcome", outcome)
     github.set_output("service-url", done.smoke.url)
     github.set_output("model-version", str(done.after.version or ""))
     github.set_output("model-digest", done.after.digest or "")

@@ -26,6 +26,8 @@ def rollback(
 ) -> Deployment:
     """Make an earlier version serve again and the champion, and quarantine the present one.
 
+    Called again by the same workflow run after it succeeded, it goes no further back.
+
     Parameters
     ----------
     registry, settings, registry_url, source, progress, poll
@@ -50,16 +52,14 @@ def rollback(
             "There is no champion, so there is nothing to roll back.",
             hint="`trilho models` lists the versions; `trilho deploy --version N` deploys one.",
         )
-    target = earlier(registry, champion) if to is None else registry.version(to)
-    if target.digest == champion.digest:
-        raise UsageError(
-            f"Version {target.number} is the champion already.",
-            hint="Name another version with --to; `trilho models` lists them.",
-        )
-    refuse_quarantined(registry, target)
-    progress(f"rolling back from version {champion.version} to version {target.number}")
-    check_whole(registry, target)
     by = source or Source.current()
+    if to in (None, champion.version) and _rolled_back(registry, champion, by):
+        target = registry.version(champion.version)
+        progress(f"this run went back to version {target.number} before")
+    else:
+        target = _target(registry, champion, to)
+        progress(f"rolling back from version {champion.version} to version {target.number}")
+    check_whole(registry, target)
 
     def promote() -> None:
         # In this order: a run killed in between has named the bad version, and its rerun
@@ -79,6 +79,25 @@ def rollback(
         progress=progress,
         poll=poll,
     )
+
+
+def _target(registry: Registry, champion: Alias, to: int | None) -> Version:
+    target = earlier(registry, champion) if to is None else registry.version(to)
+    if target.digest == champion.digest:
+        raise UsageError(
+            f"Version {target.number} is the champion already.",
+            hint="Name another version with --to; `trilho models` lists them.",
+        )
+    refuse_quarantined(registry, target)
+    return target
+
+
+def _rolled_back(registry: Registry, champion: Alias, by: Source) -> bool:
+    """Whether this workflow run made the present champion it by a rollback: it was run again."""
+    if by.run_url is None or champion.source.run_url != by.run_url or not champion.from_version:
+        return False
+    bad = registry.quarantined(registry.version(champion.from_version).digest)
+    return bad is not None and bad.source.run_url == by.run_url
 
 
 def earlier(registry: Registry, champion: Alias) -> Version:

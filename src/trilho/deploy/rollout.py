@@ -20,7 +20,7 @@ from trilho.deploy.revision import Model, Revision
 from trilho.deploy.smoke import SmokeError, SmokeResult, checked, smoke
 from trilho.deploy.watch import SupersededError, ending, given_up, watch
 from trilho.errors import ConflictError, DeploymentError, IntegrityError, TrilhoError
-from trilho.registry import CHAMPION, Alias, QuarantinedError, Registry, Source, Version
+from trilho.registry import CHAMPION, MERGED, Alias, QuarantinedError, Registry, Source, Version
 
 POLL_SECONDS = 3.0
 
@@ -55,6 +55,7 @@ def deploy(
     registry_url: str,
     source: Source | None = None,
     image: str | None = None,
+    merged: bool = False,
     progress: Progress = lambda _: None,
     poll: float = POLL_SECONDS,
 ) -> Deployment:
@@ -74,6 +75,9 @@ def deploy(
         Who deploys, for the registry's history.
     image
         Another image for the serving container; the running one is kept when left out.
+    merged
+        Whether the version is what the default branch's inputs make: once it serves, or failed by
+        its own fault, the alias `merged` says that it had its turn.
     progress
         Called with each line of progress.
     poll
@@ -92,15 +96,26 @@ def deploy(
     """
     chosen = registry.version(version)
     champion = registry.alias(CHAMPION)
+    by = source or Source.current()
 
     def promote() -> None:
         registry.move_alias(
             CHAMPION,
             version,
             expected=champion,
-            source=source or Source.current(),
+            source=by,
             reason=f"version {version} passed its smoke test",
         )
+
+    def settle() -> None:
+        if merged:
+            registry.move_alias(
+                MERGED,
+                version,
+                expected=registry.alias(MERGED),
+                source=by,
+                reason=f"version {version} had its turn",
+            )
 
     return ship(
         registry,
@@ -108,9 +123,10 @@ def deploy(
         champion,
         settings,
         registry_url=registry_url,
-        source=source or Source.current(),
+        source=by,
         image=image,
         promote=promote,
+        settle=settle,
         progress=progress,
         poll=poll,
     )
@@ -125,6 +141,7 @@ def ship(
     registry_url: str,
     source: Source,
     promote: Callable[[], None],
+    settle: Callable[[], None] = lambda: None,
     image: str | None = None,
     reuse: bool = False,
     progress: Progress,
@@ -132,7 +149,9 @@ def ship(
 ) -> Deployment:
     """Bring a version into service and call `promote` last; on failure restore what ran before.
 
-    `reuse` takes the revision that served the version before, if ECS still has it.
+    `settle` is called when it is clear what became of the version: it is the champion, or it is
+    about to be quarantined. `reuse` takes the revision that served the version before, if ECS still
+    has it.
     """
     started = time.monotonic()
     lines: list[str] = []
@@ -193,8 +212,9 @@ def ship(
         crashed = bool(ended)
         ended += _restore(ecs, wanted, before, settings, tell, poll)
         if crashed or _blames_version(error):
-            ended += _quarantine(registry, version, error, champion, source)
+            ended += _quarantine(registry, version, error, champion, source, settle)
         raise _failure(error, ended) from None
+    settle()  # after the block above: it would take a version out of service that is the champion
     return Deployment(
         cluster=settings.cluster,
         service=settings.service,
@@ -292,10 +312,12 @@ def _quarantine(
     error: TrilhoError,
     champion: Alias | None,
     source: Source,
+    settle: Callable[[], None],
 ) -> str:
     if champion is not None and champion.digest == version.digest:
         return ""  # it served well before: the fault is not in the bundle
     try:
+        settle()  # first, because no alias moves to what is in quarantine
         registry.quarantine(version.digest, error.message, source)
     except TrilhoError as trouble:
         return f" Version {version.number} could not be quarantined: {trouble.message}"

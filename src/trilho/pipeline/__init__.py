@@ -3,13 +3,14 @@
 from trilho.pipeline.job import RUN, Done, Job
 from trilho.pipeline.judging import evaluate, gate
 from trilho.pipeline.making import record_run, train, validate
-from trilho.pipeline.publishing import publish, store_candidate
+from trilho.pipeline.publishing import check_lasting, publish, store_candidate
 from trilho.pipeline.reporting import report
 
 __all__ = [
     "RUN",
     "Done",
     "Job",
+    "check_lasting",
     "evaluate",
     "gate",
     "publish",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trilho import bundle, tracking
-from trilho.errors import IntegrityError, TrilhoError, UnavailableError
+from trilho.errors import IntegrityError, TrilhoError, UnavailableError, UsageError
 from trilho.pipeline.job import Done, Job, Tell, digest_of, importing, replace, silent
 from trilho.registry import RunRecord, Source
 from trilho.training import fingerprint
@@ -92,6 +92,29 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
     job.scores = {trained.digest: trained.scores}
     _keep(job, record)
     return Done(record)
+
+
+def fetch(job: Job, tell: Tell = silent) -> None:
+    """Bring the bundle that is stored for these inputs into an empty run folder; never train.
+
+    Raises
+    ------
+    UsageError
+        None is stored.
+    QuarantinedError
+        The one that is stored is in quarantine.
+    """
+    if (job.bundle / bundle.MANIFEST).exists():
+        return
+    if candidate := job.registry.candidate(job.fingerprint):
+        job.registry.refuse_quarantined(candidate.digest)
+    if _known(job, tell) is None:
+        raise UsageError(
+            f"{job.bundle} holds no bundle, and none is stored for these inputs in "
+            f"{job.config.registry} (fingerprint {job.fingerprint}).",
+            hint="Run `trilho train` first. In a workflow, let the job that trains store its "
+            "bundle by `trilho publish --candidate`, and give both jobs the same overrides.",
+        )
 
 
 def _known(job: Job, tell: Tell) -> RunRecord | None:

@@ -16,8 +16,10 @@ killed at any line, it is finished by calling it again.
 """
 
 from trilho.registry.core import Registry, open_registry
+from trilho.registry.foregone import Foregone, foregone
 from trilho.registry.records import (
     CHAMPION,
+    MERGED,
     Alias,
     Candidate,
     Event,
@@ -32,12 +34,14 @@ from trilho.registry.views import Change, Described, Diff, changes, describe, di
 
 __all__ = [
     "CHAMPION",
+    "MERGED",
     "Alias",
     "Candidate",
     "Change",
     "Described",
     "Diff",
     "Event",
+    "Foregone",
     "Quarantined",
     "QuarantinedError",
     "Registry",
@@ -47,6 +51,7 @@ __all__ = [
     "changes",
     "describe",
     "diff",
+    "foregone",
     "now",
     "open_registry",
     "resolve",

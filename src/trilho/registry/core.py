@@ -14,6 +14,7 @@ from trilho.errors import ConflictError, IntegrityError, UsageError
 from trilho.registry import keys
 from trilho.registry.bundles import Bundles, together
 from trilho.registry.records import (
+    CHAMPION,
     Alias,
     Candidate,
     Event,
@@ -104,7 +105,7 @@ class Registry(Bundles):
         UsageError, IntegrityError
             The store does not hold the whole bundle.
         """
-        self._refuse_quarantined(digest)
+        self.refuse_quarantined(digest)
         manifest = self.check_bundle(digest)
         # A number is taken only after every lower one was read: so a digest has one number.
         versions = {version.number: version for version in self.versions()}
@@ -200,7 +201,7 @@ class Registry(Bundles):
             There is no such version.
         """
         target = self.version(version)
-        self._refuse_quarantined(target.digest)
+        self.refuse_quarantined(target.digest)
         if expected is not None:
             self._moved(expected)  # in case its mover was killed before he could tell
             if expected.version == version:
@@ -258,6 +259,16 @@ class Registry(Bundles):
             return self._read(keys.quarantine(digest), Quarantined)
         return None
 
+    def refuse_quarantined(self, digest: str) -> None:
+        """Raise QuarantinedError, saying who barred the bundle, when and why; else do nothing."""
+        if entry := self.quarantined(digest):
+            raise QuarantinedError(
+                f"Bundle {digest} is in quarantine since {entry.at} ({entry.source.actor}): "
+                f"{entry.reason}",
+                hint="A quarantine is for good, and the same inputs make the same bundle: change "
+                "the data, the parameters or the code.",
+            )
+
     # --- inside ---
 
     def _published(self, version: Version) -> Version:
@@ -275,10 +286,11 @@ class Registry(Bundles):
 
     def _moved(self, alias: Alias) -> None:
         back = alias.from_version is not None and alias.version < alias.from_version
+        served = "rolled-back" if back else "promoted"
         self._tell(
             Event(
                 at=alias.moved_at,
-                kind="rolled-back" if back else "promoted",
+                kind=served if alias.name == CHAMPION else "moved",
                 source=alias.source,
                 alias=alias.name,
                 from_version=alias.from_version,
@@ -311,14 +323,6 @@ class Registry(Bundles):
         with contextlib.suppress(NotFound):
             return self._version(number)
         return None
-
-    def _refuse_quarantined(self, digest: str) -> None:
-        if entry := self.quarantined(digest):
-            raise QuarantinedError(
-                f"Bundle {digest} is in quarantine since {entry.at} ({entry.source.actor}): "
-                f"{entry.reason}",
-                hint="Train a better one; a quarantine is for good.",
-            )
 
 
 def _decode(data: bytes, kind: type[R], key: str, url: str) -> R:

@@ -6,11 +6,15 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from trilho.errors import RejectedError
 
 CHAMPION = "champion"  # the alias of the version that serves
+# The alias of the version that the default branch's inputs make and that has had its turn: it was
+# deployed, or failed at it. While it is that one, a merge that decides nothing deploys nothing.
+MERGED = "merged"
 
 
 class QuarantinedError(RejectedError):
@@ -36,7 +40,7 @@ class Source(Struct, frozen=True, kw_only=True):
             run_url = f"{server}/{env['GITHUB_REPOSITORY']}/actions/runs/{env['GITHUB_RUN_ID']}"
         return cls(
             actor=env.get("GITHUB_ACTOR") or _user(),
-            commit=env.get("GITHUB_SHA") or _git("rev-parse", "--verify", "HEAD"),
+            commit=_head_commit() or env.get("GITHUB_SHA") or _git("rev-parse", "--verify", "HEAD"),
             # on a pull request GITHUB_REF_NAME is "12/merge", GITHUB_HEAD_REF the branch
             branch=env.get("GITHUB_HEAD_REF")
             or env.get("GITHUB_REF_NAME")
@@ -89,7 +93,7 @@ class Event(Struct, frozen=True, kw_only=True):
     """One line of the history."""
 
     at: str
-    kind: str  # published | promoted | rolled-back | quarantined
+    kind: str  # published | quarantined; of the champion: promoted | rolled-back; else: moved
     source: Source
     alias: str | None = None
     from_version: int | None = None
@@ -142,6 +146,34 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):  # a container's user need not have a name
         return f"uid {os.getuid()}"
+
+
+def _head_commit() -> str | None:
+    """The commit that a pull request proposes.
+
+    GITHUB_SHA is there a trial merge of it, which nobody can check out later.
+    """
+    if os.environ.get("GITHUB_EVENT_NAME") != "pull_request":
+        return None
+    try:
+        with open(os.environ["GITHUB_EVENT_PATH"], "rb") as file:
+            return msgspec.json.decode(file.read(), type=_Proposed).pull_request.head.sha
+    except (KeyError, OSError, msgspec.MsgspecError):
+        return None
+
+
+class _Head(Struct):
+    sha: str
+
+
+class _PullRequest(Struct):
+    head: _Head
+
+
+class _Proposed(Struct):
+    """The event that a pull request starts a run with."""
+
+    pull_request: _PullRequest
 
 
 def _git(*arguments: str) -> str | None:

@@ -53,3 +53,12 @@ def deployment(
         rows.append(("Smoke test", sentence(smoke)))
     rows += [(sentence(key), code(value)) for key, value in (details or {}).items()]
     return f"{head}\n\n{table(('', ''), 'll', rows)}\n"
+
+
+def superseded(*, service: str, commit: str) -> str:
+    """Return as Markdown that a newer commit was pushed, and that its run deploys."""
+    head = alert(
+        "muted", "SUPERSEDED", "A newer commit was pushed meanwhile; nothing was done here."
+    )
+    rows: list[tuple[str, ...]] = [("Service", code(service)), ("To be deployed", code(commit))]
+    return f"{head}\n\n{table(('', ''), 'll', rows)}\n"
