@@ -54,6 +54,16 @@ class Uv:
         if result.returncode:
             raise failed(f"Trilho cannot be installed from {root}.", result.stderr.strip())
 
+    def keep_compiled(self, folder: Path) -> None:
+        """Let the environment's Python keep compiled modules in another folder."""
+        line = f"import sys; sys.pycache_prefix = {str(folder)!r}\n"
+        (self.site_packages() / "trilho_pycache.pth").write_text(line, encoding="utf-8")
+
+    def run_python(self, code: str) -> None:
+        """Run code in the environment; what it says and how it ends does not matter."""
+        python = self.environment / "bin" / "python"
+        subprocess.run([python, "-I", "-c", code], capture_output=True, check=False)  # noqa: S603
+
     def try_install(
         self,
         requirements: Path,
