@@ -59,15 +59,14 @@ class Api:
         `OWNER/NAME`.
     token
         What signs the requests; in no message and in no `repr`.
-    pause
-        Seconds before the first retry; each further one waits twice as long.
     """
 
-    def __init__(self, url: str, repository: str, token: str, *, pause: float = 1.0) -> None:
+    pause = 1.0  # seconds before the first retry; each further one waits twice as long
+
+    def __init__(self, url: str, repository: str, token: str) -> None:
         self.url = url.rstrip("/")
         self.repository = repository
         self.token = token
-        self.pause = pause
         self._pool = _pool(self.url)
 
     @classmethod

@@ -60,7 +60,7 @@ def label(title: str) -> str:
     Titles that differ get names that differ.
     """
     slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].strip("-")
-    if slug == title:
+    if slug and slug == title:
         return slug
     digest = hashlib.sha256(title.encode(errors="replace")).hexdigest()[:8]
     return f"{slug or 'report'}-{digest}"
