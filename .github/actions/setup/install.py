@@ -126,7 +126,7 @@ def read_inputs() -> Plan:
         requirements=_requirements(problems, project),
         source=_source(problems, project),
         root=root,
-        home=Path(runner.required("RUNNER_TEMP")).resolve() / "trilho",
+        home=(Path(runner.required("RUNNER_TEMP")) / "trilho").resolve(),
     )
     if problems:
         raise SetupError(problems)
