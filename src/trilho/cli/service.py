@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trilho import config as settings
     from trilho.deploy.rollout import Deployment
     from trilho.pipeline import Job
-    from trilho.registry import Version
+    from trilho.registry import Source, Version
 
 PANEL = "Run a model"
 VERSION = "3, v3, an alias, or a digest's beginning."
@@ -159,6 +159,15 @@ def rollback(
     reason: Annotated[
         str, typer.Option(envvar="TRILHO_REASON", help="Why, for the history.")
     ] = "rolled back by hand",
+    issue: Annotated[
+        bool,
+        typer.Option(
+            "--issue",
+            callback=switch("TRILHO_ISSUE"),
+            help="Open an issue on GitHub with the facts, also when it fails. "
+            "\\[env var: TRILHO_ISSUE]",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Put an earlier version back: service and alias together; the present one is quarantined."""
@@ -168,17 +177,26 @@ def rollback(
     work = job(config, RUN)
     wanted = _settings(work)
     target = resolve(work.registry, to) if to else None
-    with step("rollback") as now, _failure_on_top(work, target):
-        done = go_back(
-            work.registry,
-            wanted,
-            registry_url=work.config.registry,
-            reason=reason,
-            to=target.number if target else None,
-            source=Source.current(reason),
-            progress=_lines(now.tell),
-        )
-        now.close(f"version {done.after.version} serves again at {done.smoke.url}")
+    source = Source.current(reason)
+    try:
+        with step("rollback") as now, _failure_on_top(work, target):
+            done = go_back(
+                work.registry,
+                wanted,
+                registry_url=work.config.registry,
+                reason=reason,
+                to=target.number if target else None,
+                source=source,
+                progress=_lines(now.tell),
+            )
+            now.close(f"version {done.after.version} serves again at {done.smoke.url}")
+    except TrilhoError as error:
+        # a command that was wrong changed nothing, and is no matter for an issue
+        if issue and error.exit_code != UsageError.exit_code:
+            _open_issue(work, source, done=None, target=target, failure=error.message)
+        raise
+    if issue:
+        _open_issue(work, source, done=done, target=target)
     _finish(done, json)
 
 
@@ -266,6 +284,41 @@ def _failure_on_top(work: Job, wanted: Version | None) -> Iterator[None]:
             )
         )
         raise
+
+
+def _open_issue(
+    work: Job, source: Source, *, done: Deployment | None, target: Version | None, failure: str = ""
+) -> None:
+    """Tell of a rollback by an issue; trouble with that changes nothing of the outcome."""
+    from trilho import github
+    from trilho.cli import posting
+
+    try:
+        champion = work.champion  # as it was before
+        if champion is None:
+            return
+        before = (f"v{champion.version}", champion.digest)
+        after = (f"v{target.number}", target.digest) if target else None
+        if done is not None:
+            after = (f"v{done.after.version}", done.after.digest or "")
+        repeated = after is not None and after[1] == champion.digest
+        if repeated and champion.from_version:
+            # this very run did it before: its issue is about the version that it came from
+            bad = work.registry.version(champion.from_version)
+            before = (f"v{bad.number}", bad.digest)
+    except TrilhoError as error:
+        warn(f"No issue was opened: {error.message}")
+        return
+    url = posting.issue(
+        name=work.config.name,
+        service=_settings(work).service,
+        before=before,
+        after=after,
+        source=source,
+        failure=failure or None,
+        again=not repeated,
+    )
+    github.set_output("issue-url", url)
 
 
 def _finish(done: Deployment, json: bool) -> None:
