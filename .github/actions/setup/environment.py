@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -35,13 +36,13 @@ class Uv:
             str(self.environment),
         )
         if result.returncode:
-            raise failed(f"Python {python} cannot be had on this runner.", result.stderr.strip())
+            raise failed(f"Python {python} cannot be had on this runner.", _reason(result))
 
     def sync(self, lock: Path) -> None:
         """Make the environment hold what the lock names, and nothing else; only wheels, by hash."""
         result = self._pip("sync", "--no-config", "--require-hashes", "--no-build", str(lock))
         if result.returncode:
-            raise failed(f"The lock {lock} cannot be installed.", result.stderr.strip())
+            raise failed(f"The lock {lock} cannot be installed.", _reason(result))
 
     def install_trilho(self, root: Path) -> None:
         """Install Trilho from its source.
@@ -52,7 +53,7 @@ class Uv:
         options = ("--no-config", "--offline", "--no-cache", "--no-deps", "--reinstall")
         result = self._pip("install", *options, str(root))
         if result.returncode:
-            raise failed(f"Trilho cannot be installed from {root}.", result.stderr.strip())
+            raise failed(f"Trilho cannot be installed from {root}.", _reason(result))
 
     def keep_compiled(self, folder: Path) -> None:
         """Let the environment's Python keep compiled modules in another folder."""
@@ -78,7 +79,7 @@ class Uv:
         options += ["--overrides", str(overrides)] if overrides else []
         options += ["--dry-run"] if dry else []
         result = self._pip("install", *options, folder=self.project)
-        return result.stderr.strip() if result.returncode else None
+        return _reason(result) if result.returncode else None
 
     def freeze(self) -> str:
         """Return what is installed, as pins."""
@@ -111,6 +112,11 @@ class Uv:
             text=True,
             check=False,
         )
+
+
+def _reason(result: subprocess.CompletedProcess[str]) -> str:
+    """Return what uv says against it."""
+    return re.sub(r"^Using Python .*\n", "", result.stderr).strip()
 
 
 def _clean(environment: os._Environ[str]) -> dict[str, str]:

@@ -40,9 +40,8 @@ class SetupError(Exception):
 
 def failed(message: str, output: str) -> SetupError:
     """Return the error for a program that failed, with what it said and the fitting exit code."""
-    return SetupError(
-        [Problem(f"{message}\n{output}")], UNAVAILABLE if NETWORK.search(output) else 1
-    )
+    unavailable = NETWORK.search(output) and "Hash mismatch" not in output
+    return SetupError([Problem(f"{message}\n{output}")], UNAVAILABLE if unavailable else 1)
 
 
 def annotation(problem: Problem, title: str = "setup") -> str:
