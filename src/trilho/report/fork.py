@@ -1,4 +1,7 @@
-"""The comment on a fork's pull request: figures in sentences of our own."""
+"""The comment on a fork's pull request: figures in sentences of our own.
+
+The verdict stands among the figures, in no colour: nobody has verified that either.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,6 @@ from trilho.report.numbers import Figure, Numbers
 from trilho.report.text import NOTHING, decimals, figure, interval, metric_name, whole
 
 KNOWN = {metric for metrics in METRICS.values() for metric in metrics}
-TONES = {"PROMOTE": "good", "UNCHANGED": "good", "HOLD": "unsure"}
-SAYS = {
-    "PROMOTE": "By these figures every gate passes.",
-    "HOLD": "By these figures the gates cannot decide.",
-    "REJECT": "By these figures a gate fails.",
-    "UNCHANGED": "By these figures nothing that decides a model changed.",
-    "DATA REJECTED": "By these figures the data break their schema; no model was trained.",
-    "NO VERDICT": "The run ended before its verdict.",
-}
 UNVERIFIED = (
     "These figures were computed by the fork's own code and are not verified. Before you rely on "
     "them, read the change, then run it from a branch of this repository."
@@ -36,15 +30,15 @@ def fork_report(given: Numbers, *, title: str | None, sha: str, run_url: str) ->
         The commit and the page of the run, as GitHub says.
     """
     facts: list[tuple[str, ...]] = [
+        ("Verdict of the fork's run", given.verdict),
         ("Candidate", code(given.digest) if given.digest else "none"),
         ("Rows", whole(given.rows) if given.rows is not None else NOTHING),
         ("Commit", code(sha)),
         ("Computed by", f"[the fork's run]({run_url})"),
     ]
     parts = [
-        f"## {sentence(title or 'Model report')}",
+        f"## {sentence(title or 'Model report of a fork')}",
         alert("bad", "NOT VERIFIED", UNVERIFIED),
-        alert(TONES.get(given.verdict, "bad"), given.verdict, SAYS[given.verdict]),
         table(("", ""), "ll", facts),
     ]
     known = {name: found for name, found in given.metrics.items() if name in KNOWN}

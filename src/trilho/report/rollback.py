@@ -5,14 +5,15 @@ from __future__ import annotations
 from trilho.report.markdown import alert, code, sentence, table
 
 DONE = (
-    "{before} is quarantined: nothing deploys or promotes it again.",
-    "The default branch still holds what made it. Mend or revert that change: the next merge that "
-    "changes the model goes through the gates and is deployed.",
-    "Close this issue when it is clear why {before} was bad and the gates or the schema would "
-    "notice it.",
+    "Find out why {before} was bad, and add the gate, the limit or the schema check that would "
+    "have noticed it.",
+    "Mend or revert the change that made it: the default branch still holds it. {before} itself is "
+    "quarantined, and nothing deploys it again; the next merge that changes the model is judged "
+    "and deployed as ever.",
+    "Close this issue.",
 )
 FAILED = (
-    "Look at the service first: the reason above ends with what serves now, as far as is known.",
+    "Look at the service first: what is said above ends with what serves now.",
     "Mend what the reason names, then run the rollback again, or name another version to go to; "
     "`trilho models` lists them.",
     "A rollback that is run again adds to this issue.",
@@ -59,6 +60,7 @@ def rollback_issue(
         ("Service", code(service)),
         ("From", f"{before[0]} {code(before[1])}"),
         ("To", f"{after[0]} {code(after[1])}" if after else sentence(to)),
+        ("Serves now", sentence(to) if failure is None else "see above, as far as is known"),
         ("Reason", sentence(reason)),
         ("By", code(actor)),
         ("Run", f"[workflow run]({run_url})" if run_url else "not on GitHub Actions"),
