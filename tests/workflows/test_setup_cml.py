@@ -175,9 +175,12 @@ def test_the_second_time_nothing_is_fetched(runner: Runner) -> None:
 
 @needs_node
 def test_a_cache_that_holds_something_else_is_replaced(runner: Runner) -> None:
-    runner.made.mkdir(parents=True)
-    (runner.made / "bin").mkdir()
-    (runner.made / "bin" / "cml.js").write_text("console.log('not it')")
+    pinned = runner.commit
+    runner.commit = commit_cml(runner.repository, program="console.log('not it')")
+    assert runner.run("install").code == 0
+    held = runner.made
+    runner.commit = pinned
+    held.rename(runner.made)
     assert runner.run("install").code == 0
     assert (runner.made / "bin" / "cml.js").read_text() == PROGRAM
 
