@@ -418,6 +418,7 @@ class GitHub:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one packet an answer: two would wait for each other
     github: GitHub
 
     def do_GET(self) -> None:
