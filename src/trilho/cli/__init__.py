@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from trilho import __version__
-from trilho.cli import model, registry, service
+from trilho.cli import infra, model, registry, service
 
 app = typer.Typer(
     help="The rail that carries a scikit-learn model from a pull request to production.",
@@ -45,6 +45,7 @@ def options(
 model.add(app)
 registry.add(app)
 service.add(app)
+infra.add(app)
 
 
 def main() -> None:

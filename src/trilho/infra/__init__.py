@@ -1,0 +1,1 @@
+"""The stacks of `infra/`: planned, shown, applied, handed over to GitHub, taken down."""
