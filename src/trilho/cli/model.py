@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trilho.config import Overrides
     from trilho.gates import Verdict
     from trilho.pipeline import Job
-    from trilho.registry import RunRecord
+    from trilho.registry import Foregone, RunRecord
     from trilho.schema import Validation
 
 PANEL = "Make and judge a model"
@@ -200,7 +200,12 @@ def retrain(
     json: Json = False,
 ) -> None:
     """Validate, train, evaluate, gate and report in one go; unchanged inputs end at once."""
+    from trilho import pipeline
+
     work = job(config, run, overrides(settings, data, params, search), force)
+    if (known := pipeline.foregone(work)) is not None:
+        _foregone(work, known, json)
+        return
     work.soon = ("trilho.schema.validation", "trilho.training.run")
     work.later = ("trilho.report.charts",)
     validation = _validate(work)
@@ -210,6 +215,7 @@ def retrain(
             emit(validation)
         _stop_if_invalid(validation)
     _train(work)
+    work.registry.refuse_quarantined(work.digest)  # which --force may have made again
     _evaluate(work)
     verdict = _gate(work)
     _report(work)
@@ -218,9 +224,29 @@ def retrain(
     raise typer.Exit(0 if allow_hold and verdict.verdict == "HOLD" else EXIT[verdict.verdict])
 
 
-def _validate(work: Job) -> Validation:
-    from trilho import pipeline
+def _foregone(work: Job, known: Foregone, json: bool) -> None:
+    """Tell the outcome of inputs that need no work."""
+    from trilho import github
 
+    unchanged = known.verdict == "UNCHANGED"
+    with step("retrain") as now:
+        now.close(f"{known.verdict}: {known.reason}", "same" if unchanged else "fail")
+    _report(work)
+    github.set_output("verdict", known.verdict)
+    github.set_output("changed", "false" if unchanged else "true")
+    github.set_output("model-digest", (known.champion_digest or "") if unchanged else known.digest)
+    if json:
+        emit(known)
+    if not unchanged:
+        work.registry.refuse_quarantined(known.digest)
+    elif known.quarantined is not None:
+        warn(known.reason)
+
+
+def _validate(work: Job) -> Validation:
+    from trilho import github, pipeline
+
+    github.set_output("dataset-digest", work.dataset_digest)
     with step("validate") as now:
         done = pipeline.validate(work, now.tell)
         result = done.value
@@ -232,6 +258,7 @@ def _validate(work: Job) -> Validation:
         else:
             bad = sum(f.count for f in result.failures)
             now.close(f"{len(result.failures)} checks failed on {bad:,} values", "fail")
+    github.set_output("rows", str(result.rows))
     if not result.ok:
         _show_failures(result)
     return result
@@ -302,6 +329,7 @@ def _gate(work: Job) -> Verdict:
     if len(findings) > SHOWN:
         say(f"  … and {len(findings) - SHOWN} more, in the report")
     github.set_output("verdict", verdict.verdict)
+    github.set_output("changed", "false" if verdict.candidate == verdict.champion else "true")
     github.set_output("model-digest", verdict.candidate)
     return verdict
 

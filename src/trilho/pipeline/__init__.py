@@ -2,7 +2,7 @@
 
 from trilho.pipeline.job import RUN, Done, Job
 from trilho.pipeline.judging import evaluate, gate
-from trilho.pipeline.making import record_run, train, validate
+from trilho.pipeline.making import foregone, record_run, train, validate
 from trilho.pipeline.publishing import check_lasting, publish, store_candidate
 from trilho.pipeline.reporting import report
 
@@ -12,6 +12,7 @@ __all__ = [
     "Job",
     "check_lasting",
     "evaluate",
+    "foregone",
     "gate",
     "publish",
     "record_run",

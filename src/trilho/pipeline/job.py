@@ -40,6 +40,7 @@ CACHE = Path(".trilho/cache")
 # document -> the verb that writes it
 WRITERS = {
     "validation.json": "validate",
+    "foregone.json": "retrain",
     "run.json": "train",
     "inputs.json": "train",
     "comparison.json": "evaluate",

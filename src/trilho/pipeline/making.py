@@ -11,14 +11,27 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trilho import bundle, tracking
+from trilho import bundle, registry, tracking
 from trilho.errors import IntegrityError, TrilhoError, UnavailableError, UsageError
 from trilho.pipeline.job import Done, Job, Tell, digest_of, importing, replace, silent
-from trilho.registry import RunRecord, Source
+from trilho.registry import Foregone, RunRecord, Source
 from trilho.training import fingerprint
 
 if TYPE_CHECKING:
     from trilho.schema import Validation
+
+
+def foregone(job: Job) -> Foregone | None:
+    """Return the outcome of inputs that need no work, and leave it to the report.
+
+    None where there is work to do, or where it was asked for.
+    """
+    known = None if job.force else registry.foregone(job.registry, job.fingerprint)
+    if known is None:
+        (job.folder / "foregone.json").unlink(missing_ok=True)
+    else:
+        job.write("foregone.json", known, job.fingerprint)
+    return known
 
 
 def validate(job: Job, tell: Tell = silent) -> Done[Validation]:
@@ -51,6 +64,7 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
     """Give the bundle that these inputs make: the one that the run folder or the registry holds,
     else a new one.
     """
+    (job.folder / "foregone.json").unlink(missing_ok=True)  # from here on there is more to tell
     if not job.force and (record := _known(job, tell)):
         return Done(record, same=True)
     from trilho import gates, training

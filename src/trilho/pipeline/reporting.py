@@ -12,7 +12,7 @@ from trilho.errors import UsageError
 from trilho.evaluation.results import Comparison, Measurements
 from trilho.pipeline.job import Done, Job, Tell, content, digest_of, replace, silent
 from trilho.pipeline.judging import compared
-from trilho.registry import RunRecord
+from trilho.registry import Foregone, RunRecord, Source
 from trilho.training import fingerprint
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def report(job: Job, tell: Tell = silent) -> Done[tuple[Path, Path]]:
     documents = ("validation.json", "run.json", "comparison.json", "measurements.json")
     stamp = digest_of(
         *(content(job.folder / name) for name in (*documents, "verdict.json")),
+        repr(_foregone(job)),
         fingerprint.code("report"),
         *job.overrides.options(),
     )
@@ -46,6 +47,13 @@ def report(job: Job, tell: Tell = silent) -> Done[tuple[Path, Path]]:
     return Done((markdown, html))
 
 
+def _foregone(job: Job) -> Foregone | None:
+    """The outcome of these inputs, if the last verb over them was a `retrain` that found one."""
+    name = "foregone.json"
+    there = (job.folder / name).exists() and job.stamped(name, job.fingerprint)
+    return job.read(name, Foregone) if there else None
+
+
 def _inputs(job: Job) -> ReportInputs:
     from trilho.gates import Verdict
     from trilho.report import ReportInputs
@@ -56,11 +64,14 @@ def _inputs(job: Job) -> ReportInputs:
 
     validation = maybe("validation.json", Validation)
     run = maybe("run.json", RunRecord)
+    invalid = validation is not None and not validation.ok
+    known = _foregone(job)
+    if known is not None and not invalid:
+        return ReportInputs(name=job.config.name, foregone=known, run_url=Source.current().run_url)
     if validation is None and run is None:
         raise UsageError(
             f"{job.folder} holds nothing to report.", hint="Run `trilho retrain`, or train first."
         )
-    invalid = validation is not None and not validation.ok
     if run is None or invalid:
         return ReportInputs(
             name=job.config.name, validation=validation, reproduce="trilho validate"

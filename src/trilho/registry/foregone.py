@@ -23,30 +23,20 @@ class Foregone(Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str:
-        """Why nothing is done, in a sentence or two."""
-        made = f"v{self.version}" if self.version else self.digest
-        champion = f"v{self.champion_version}" if self.champion_version else None
+        """Why there is nothing to do, in a sentence or two."""
         barred = ""
         if (entry := self.quarantined) is not None:
             barred = f" is quarantined since {entry.at} by {entry.source.actor}: {entry.reason}"
         if self.verdict == "REJECT":
-            return f"These inputs make {made}, which{barred}"
-        unchanged = "Nothing that decides a model changed: "
-        if made == champion:
-            return f"{unchanged}{champion} {self.digest} stays champion."
-        stays = f"{champion} {self.champion_digest} stays champion" if champion else "no champion"
-        return f"{unchanged}{stays}, and {made}, which these inputs make, had its turn."
-
-    @property
-    def warning(self) -> str | None:
-        """What is wrong although nothing changed."""
-        if self.verdict == "REJECT" or (entry := self.quarantined) is None:
-            return None
-        serves = f"v{self.champion_version} is champion" if self.champion_version else "none serves"
-        return (
-            f"v{self.version}, which these inputs make, is quarantined since {entry.at} by "
-            f"{entry.source.actor}: {entry.reason} ({serves})"
-        )
+            return f"These inputs make a bundle that{barred}"
+        champion = f"v{self.champion_version} stays champion" if self.champion_version else ""
+        text = f"Nothing that decides a model changed: {champion or 'there is no champion'}."
+        if self.digest != self.champion_digest:
+            text += f" v{self.version}, which these inputs make, had its turn"
+            text += f" and{barred}" if barred else "."
+        elif barred:
+            text += f" It{barred}"
+        return text
 
 
 def foregone(registry: Registry, fingerprint: str) -> Foregone | None:

@@ -41,6 +41,7 @@ from trilho.report.text import (
 
 if TYPE_CHECKING:
     from trilho.gates import GateResult
+    from trilho.registry import Foregone
 
 TONES = {"PROMOTE": "good", "HOLD": "unsure", "REJECT": "bad"}
 # each status of a gate with its word in a tally, those that decide first
@@ -76,6 +77,8 @@ def document(inputs: ReportInputs) -> Document:
         _origin,
         _reproduce,
     ]
+    if inputs.foregone is not None:
+        parts = []  # there is nothing but the headline to tell
     sections = [section for part in parts if (section := part(inputs)) is not None]
     # the address comes from the environment: only a plain web address becomes a link
     link = inputs.run_url if re.fullmatch(r"https?://[\w.:/%-]+", inputs.run_url or "") else None
@@ -83,6 +86,8 @@ def document(inputs: ReportInputs) -> Document:
 
 
 def _headline(inputs: ReportInputs) -> Headline:
+    if inputs.foregone is not None:
+        return _foregone(inputs.foregone)
     facts: list[tuple[str, Cell]] = []
     if inputs.digest is not None:
         facts.append(("candidate", Name(short_digest(inputs.digest))))
@@ -96,6 +101,20 @@ def _headline(inputs: ReportInputs) -> Headline:
     elif inputs.validation is not None:
         facts.append(("read", counted(inputs.validation.rows, "row")))
     return Headline(*_verdict(inputs), facts, _tiles(inputs))
+
+
+def _foregone(known: Foregone) -> Headline:
+    """The headline where there was nothing to do; the digests in full, for whoever compares."""
+    facts: list[tuple[str, Cell]] = []
+    if known.champion_digest is not None:
+        facts.append((f"champion v{known.champion_version}", Name(known.champion_digest)))
+    if known.digest != known.champion_digest:
+        made = f"v{known.version}" if known.version else "candidate"
+        facts.append((made, Name(known.digest)))
+    tone = "good"
+    if known.quarantined is not None:
+        tone = "bad" if known.verdict == "REJECT" else "unsure"
+    return Headline(known.verdict, tone, known.reason, facts, [])
 
 
 def _verdict(inputs: ReportInputs) -> tuple[str, str, str]:

@@ -10,7 +10,7 @@ from trilho.evaluation.results import Comparison, Evaluation, Measurements
 
 if TYPE_CHECKING:
     from trilho.gates import Verdict
-    from trilho.registry import RunRecord
+    from trilho.registry import Foregone, RunRecord
     from trilho.schema import Validation
 
 
@@ -38,6 +38,8 @@ class ReportInputs:
         The run's record: who, when, from which commit, with which parameters.
     champion_version
         Number of the champion's version, where it is not in `comparison`.
+    foregone
+        The outcome of inputs that need no work; all the rest is then left out.
     reproduce
         The command that gives the same bundle again.
     run_url
@@ -54,6 +56,7 @@ class ReportInputs:
     measurements: Measurements | None = None
     run: RunRecord | None = None
     champion_version: int | None = None
+    foregone: Foregone | None = None
     reproduce: str | None = None
     run_url: str | None = None
 
