@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from trilho.demo.ministack import client_environment, free_port
+from trilho.deploy import ecs
 from trilho.errors import ConflictError, IntegrityError, TrilhoError, UnavailableError, UsageError
 from trilho.registry import Source, open_registry
 from trilho.storage import AlreadyExists, open_store
@@ -238,7 +239,7 @@ def xml(code: str) -> bytes:
 
 
 REFUSALS: list[tuple[int, str, type[TrilhoError], str, str]] = [
-    (400, "ExpiredToken", UsageError, "credentials have expired", "configure-aws-credentials"),
+    (400, "ExpiredToken", UsageError, "credentials have expired", "aws sso login"),
     (403, "InvalidAccessKeyId", UsageError, "does not accept the credentials", "AWS_ACCESS_KEY_ID"),
     (403, "SignatureDoesNotMatch", UsageError, "does not accept the cred", "AWS_ACCESS_KEY_ID"),
     (403, "AccessDenied", UsageError, "access denied", "s3:PutObject"),
@@ -333,6 +334,34 @@ def test_no_credentials(ministack_server: str, aws_environment: pytest.MonkeyPat
     with pytest.raises(UsageError, match="nonesuch") as caught:
         open_store("s3://bucket").put_once("k", b"")
     assert "AWS_PROFILE" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("actor", "says"),
+    [("ada", "AWS_ACCESS_KEY_ID`"), ("dependabot[bot]", "AWS_ACCESS_KEY_ID --app dependabot`")],
+)
+def test_a_workflow_without_credentials_is_told_which_secrets_to_set(
+    actor: str, says: str, ministack_server: str, aws_environment: pytest.MonkeyPatch
+) -> None:
+    clients_go_to(ministack_server, aws_environment)
+    aws_environment.setenv("GITHUB_ACTIONS", "true")
+    aws_environment.setenv("GITHUB_ACTOR", actor)
+    # a secret that does not exist is an empty variable
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        aws_environment.setenv(name, "")
+    for use in (lambda: open_store("s3://bucket").get("k"), ecs.Service("c", "s").describe):
+        with pytest.raises(UsageError, match="no usable AWS credentials") as caught:
+            use()
+        assert caught.value.exit_code == 2
+        hint = str(caught.value.hint)
+        assert f"gh secret set {says}" in hint
+        assert "variable AWS_ROLE_ARN" in hint
+        assert "Settings → Secrets and variables → Actions" in hint
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        aws_environment.setenv(name, "")
+    with pytest.raises(UsageError, match="region") as caught:
+        ecs.Service("c", "s")
+    assert "gh variable set AWS_REGION" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("server", ["ministack", "moto_server"])

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from trilho.deploy.revision import Model, Revision
 from trilho.errors import UsageError, nearest
-from trilho.storage.aws import explained
+from trilho.storage.aws import explained, session
 
 if TYPE_CHECKING:
     from botocore.model import Shape
@@ -221,9 +219,8 @@ def connect() -> ECSClient:
         No region, or a profile that does not exist.
     """
     with explained("prepare the AWS client for ecs"):
-        return boto3.session.Session().client(
+        return session().client(
             "ecs",
-            region_name=os.environ.get("AWS_REGION"),  # boto3 knows AWS_DEFAULT_REGION only
             config=Config(
                 retries={"mode": "adaptive", "max_attempts": 8},
                 connect_timeout=10,

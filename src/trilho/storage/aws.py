@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trilho.errors import IntegrityError, TrilhoError, UnavailableError, UsageError
 
-_SIGN_IN = (
-    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws sso login`; in "
-    "GitHub Actions, run aws-actions/configure-aws-credentials with `role-to-assume` first."
-)
+if TYPE_CHECKING:
+    import boto3
+
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 _WRONG_CREDENTIALS = {
     "InvalidAccessKeyId",
@@ -62,14 +61,12 @@ def client(service: str) -> Any:
     are honoured, as by every AWS tool.
     """
     with explained(f"prepare the AWS client for {service}"):
-        import boto3
         from botocore.config import Config
 
+        own: Any = session()  # its stubs know no service by variable
         attempts = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"total_max_attempts": 5}
-        session: Any = boto3.session.Session()  # its stubs know no service by variable
-        return session.client(
+        return own.client(
             service,
-            region_name=os.environ.get("AWS_REGION"),  # boto3 knows AWS_DEFAULT_REGION only
             config=Config(
                 connect_timeout=5,
                 read_timeout=30,
@@ -78,6 +75,20 @@ def client(service: str) -> Any:
                 user_agent_extra="trilho",
             ),
         )
+
+
+def session() -> boto3.session.Session:
+    """Return a boto3 session in the region of AWS_REGION, else of AWS_DEFAULT_REGION or a profile.
+
+    Empty variables are taken out of the environment: GitHub Actions leaves one for each secret that
+    does not exist, and boto3 would make a region of no letters out of it.
+    """
+    import boto3
+
+    for name in [name for name in os.environ if name.startswith("AWS_") and not os.environ[name]]:
+        del os.environ[name]
+    # boto3 by itself knows AWS_DEFAULT_REGION only
+    return boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
 
 
 @contextlib.contextmanager
@@ -127,10 +138,9 @@ def explain(error: Exception, action: str, *, needs: str | None = None) -> Trilh
         | e.TokenRetrievalError
         | e.LoginError,
     ):
-        return UsageError(f"Cannot {action}: no usable AWS credentials ({error}).", hint=_SIGN_IN)
+        return UsageError(f"Cannot {action}: no usable AWS credentials ({error}).", hint=_sign_in())
     if isinstance(error, e.ProfileNotFound | e.NoRegionError | e.ConfigParseError):
-        hint = "Check AWS_PROFILE, AWS_REGION and ~/.aws/config."
-        return UsageError(f"Cannot {action}: {error}.", hint=hint)
+        return UsageError(f"Cannot {action}: {error}.", hint=_where())
     if isinstance(error, e.FlexibleChecksumError | e.ChecksumError):
         return IntegrityError(f"Cannot {action}: the answer was damaged on its way ({error}).")
     if isinstance(error, e.ParamValidationError | e.InvalidRegionError):
@@ -143,6 +153,37 @@ def explain(error: Exception, action: str, *, needs: str | None = None) -> Trilh
     return None
 
 
+def _sign_in() -> str:
+    """How to come by credentials, here."""
+    if not _in_actions():
+        return (
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run "
+            "`aws sso login`."
+        )
+    # runs that Dependabot starts see its own secrets only
+    app = " --app dependabot" if os.environ.get("GITHUB_ACTOR") == "dependabot[bot]" else ""
+    return (
+        "Set the secrets AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the variable AWS_ROLE_ARN "
+        f"(Settings → Secrets and variables → Actions): `gh secret set AWS_ACCESS_KEY_ID{app}` and "
+        f"`gh secret set AWS_SECRET_ACCESS_KEY{app}`, or `gh variable set AWS_ROLE_ARN --body "
+        "arn:aws:iam::ACCOUNT:role/NAME`; a job with an environment may have its own, by `--env`."
+    )
+
+
+def _where() -> str:
+    """How to name the region or the profile, here."""
+    if not _in_actions():
+        return "Check AWS_PROFILE, AWS_REGION and ~/.aws/config."
+    return (
+        "Set the variable AWS_REGION (Settings → Secrets and variables → Actions → Variables): "
+        "`gh variable set AWS_REGION --body eu-west-1`."
+    )
+
+
+def _in_actions() -> bool:
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
 def _answer(error: Any, action: str, needs: str | None) -> TrilhoError:
     """The TrilhoError for an error that AWS answered."""
     code = str(error.response.get("Error", {}).get("Code", ""))
@@ -150,9 +191,11 @@ def _answer(error: Any, action: str, needs: str | None) -> TrilhoError:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     failed = f"Cannot {action}"
     if code in _EXPIRED:
-        return UsageError(f"{failed}: the AWS credentials have expired.", hint=_SIGN_IN)
+        return UsageError(f"{failed}: the AWS credentials have expired.", hint=_sign_in())
     if code in _WRONG_CREDENTIALS:
-        return UsageError(f"{failed}: AWS does not accept the credentials ({said}).", hint=_SIGN_IN)
+        return UsageError(
+            f"{failed}: AWS does not accept the credentials ({said}).", hint=_sign_in()
+        )
     if code in _DENIED:
         hint = f"It takes {needs}. " if needs else ""
         hint += "Ask `aws sts get-caller-identity` who you are, and check that role's policy."
@@ -172,7 +215,7 @@ def _answer(error: Any, action: str, needs: str | None) -> TrilhoError:
     if code == "400":  # a HEAD's answer has no body to say more
         return UsageError(
             f"{failed}: AWS refused the request, as it does when credentials have expired.",
-            hint=_SIGN_IN,
+            hint=_sign_in(),
         )
     if code in _BAD_CHECKSUM:
         return IntegrityError(f"{failed}: what arrived there is not what was sent ({said}).")
