@@ -207,6 +207,14 @@ def test_a_package_of_another_hash_is_refused(runner: Runner) -> None:
     assert "Hash mismatch" in result.annotations[0]
 
 
+def test_a_package_without_a_hash_is_refused(runner: Runner) -> None:
+    lock = runner.trilho / "requirements.txt"
+    lock.write_text(re.sub(r" --hash=.*\n", "\n", lock.read_text(), count=1))
+    result = runner.setup()
+    assert result.code == 1
+    assert "hash" in result.annotations[0]
+
+
 def test_the_source_joins_pythonpath_behind_what_is_there_and_once(runner: Runner) -> None:
     source = str(runner.checkout / "src")
     assert runner.setup("install").exported == {"PYTHONPATH": source}

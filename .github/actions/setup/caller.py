@@ -72,7 +72,7 @@ def install(uv: Uv, requirements: Path, lock: Path) -> None:
 def _conflicts(uv: Uv, lines: list[Line], lock: Path) -> Iterator[Problem]:
     options = "".join(f"{line.text}\n" for line in lines if line.is_option)
     pins = uv.freeze()
-    locked = {pin.split("==")[0].lower() for pin in pins.splitlines()}
+    locked = {pin.split("==")[0] for pin in pins.splitlines()}
     with tempfile.TemporaryDirectory() as folder:
         alone = Path(folder, "line.txt")
         overrides = Path(folder, "pins.txt")
@@ -98,8 +98,7 @@ def _conflicts(uv: Uv, lines: list[Line], lock: Path) -> Iterator[Problem]:
 
 def _package(match: re.Match[str]) -> str:
     """Return the name of the package that is not as somebody wants it."""
-    name = re.match(r"[A-Za-z0-9._-]+", match["wants"])
-    return re.sub(r"[-_.]+", "-", name[0]).lower() if name else ""
+    return re.split(r"[^A-Za-z0-9._-]", match["wants"], maxsplit=1)[0]
 
 
 def _name(match: re.Match[str], line: Line) -> str:

@@ -16,8 +16,8 @@ from runner import Problem, SetupError, failed
 class Uv:
     """uv, working on one virtual environment with a cache of its own.
 
-    What decides about Trilho's own environment reads no configuration of the caller's project
-    (an index, overrides, another linking mode); what installs the caller's file does.
+    It runs outside of the caller's project, so that no configuration there (overrides, another
+    version of uv) changes what the lock says; only what installs the caller's file runs inside.
     """
 
     environment: Path
@@ -27,20 +27,14 @@ class Uv:
     def make(self, python: str) -> None:
         """Make the virtual environment anew."""
         result = self._run(
-            "venv",
-            "--no-config",
-            "--no-project",
-            "--clear",
-            "--python",
-            python,
-            str(self.environment),
+            "venv", "--no-project", "--clear", "--python", python, str(self.environment)
         )
         if result.returncode:
             raise failed(f"Python {python} cannot be had on this runner.", _reason(result))
 
     def sync(self, lock: Path) -> None:
         """Make the environment hold what the lock names, and nothing else; only wheels, by hash."""
-        result = self._pip("sync", "--no-config", "--require-hashes", "--no-build", str(lock))
+        result = self._pip("sync", "--require-hashes", "--no-build", str(lock))
         if result.returncode:
             raise failed(f"The lock {lock} cannot be installed.", _reason(result))
 
@@ -50,7 +44,7 @@ class Uv:
         Offline: uv itself is the build backend, and nothing without a hash is fetched instead.
         Without a cache: it is keyed by pyproject.toml and would miss a change of the source.
         """
-        options = ("--no-config", "--offline", "--no-cache", "--no-deps", "--reinstall")
+        options = "--offline", "--no-cache", "--no-deps"
         result = self._pip("install", *options, str(root))
         if result.returncode:
             raise failed(f"Trilho cannot be installed from {root}.", _reason(result))
@@ -83,12 +77,12 @@ class Uv:
 
     def freeze(self) -> str:
         """Return what is installed, as pins."""
-        result = self._pip("freeze", "--no-config", "--exclude", "trilho")
+        result = self._pip("freeze", "--exclude", "trilho")
         return result.stdout
 
     def check(self) -> list[str]:
         """Return what uv finds wrong between the packages that are installed."""
-        return self._pip("check", "--no-config").stderr.splitlines()
+        return self._pip("check").stderr.splitlines()
 
     def site_packages(self) -> Path:
         """Return the folder that the environment's packages stand in."""
@@ -107,7 +101,7 @@ class Uv:
         return subprocess.run(  # noqa: S603 - a list of arguments, no shell
             [program, *command],
             cwd=folder or self.environment.parent,
-            env={**_clean(os.environ), "UV_CACHE_DIR": str(self.cache), "NO_COLOR": "1"},
+            env={**os.environ, "UV_CACHE_DIR": str(self.cache), "NO_COLOR": "1"},
             capture_output=True,
             text=True,
             check=False,
@@ -117,16 +111,3 @@ class Uv:
 def _reason(result: subprocess.CompletedProcess[str]) -> str:
     """Return what uv says against it."""
     return re.sub(r"^Using Python .*\n", "", result.stderr).strip()
-
-
-def _clean(environment: os._Environ[str]) -> dict[str, str]:
-    """Leave out what would send uv to another environment than ours."""
-    astray = (
-        "VIRTUAL_ENV",
-        "CONDA_PREFIX",
-        "UV_PYTHON",
-        "UV_SYSTEM_PYTHON",
-        "UV_TARGET",
-        "UV_PREFIX",
-    )
-    return {name: value for name, value in environment.items() if name not in astray}
