@@ -368,6 +368,23 @@ def test_force_trains_what_did_not_change(rail: Rail) -> None:
     assert "UNCHANGED" not in job.report
 
 
+def test_a_report_tells_of_the_inputs_that_it_is_asked_for(rail: Rail) -> None:
+    rail.push(2)
+    job = rail.push()
+    assert "UNCHANGED" in job.report
+    assert "nothing to report" in str(job.run("report", "--params", '{"max_iter": 4}'))
+    assert job.run("report") is None
+    assert "UNCHANGED" in job.report
+    # from the training on, in the same folder, it tells of what was trained
+    assert job.run("train") is None
+    assert job.run("report") is None
+    assert "NO VERDICT" in job.report
+    assert job.run("retrain") is None
+    assert "UNCHANGED" in job.report
+    assert job.run("retrain", "--force") is None
+    assert "PROMOTE" in job.report
+
+
 def test_only_what_was_approved_is_published(rail: Rail) -> None:
     rail.push(2)
     digest = digest_of(rail, 1)

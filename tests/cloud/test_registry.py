@@ -21,6 +21,7 @@ from trilho import bundle
 from trilho.bundle import DatasetInfo
 from trilho.errors import ConflictError, IntegrityError, UsageError
 from trilho.registry import (
+    MERGED,
     Alias,
     Candidate,
     Event,
@@ -31,6 +32,7 @@ from trilho.registry import (
     Version,
     describe,
     diff,
+    foregone,
     open_registry,
     resolve,
 )
@@ -426,6 +428,14 @@ def test_clock_that_runs_behind_does_not_turn_history_round(
     assert [e.to_version for e in registry.history() if e.kind == "promoted"] == [1, 2]
 
 
+def test_only_the_champion_is_promoted_and_rolled_back(registry: Registry, tmp_path: Path) -> None:
+    for model in (b"one", b"two"):
+        release(registry, tmp_path, model)
+    first = registry.move_alias(MERGED, 2, expected=None, source=ME)
+    registry.move_alias(MERGED, 1, expected=first, source=ME)
+    assert [event.kind for event in registry.history()][-2:] == ["moved", "moved"]
+
+
 # --- quarantine ---
 
 
@@ -524,6 +534,45 @@ def test_damaged_record_is_named(registry: Registry, tmp_path: Path) -> None:
     overwrite(registry, "runs/run-0.json", b'{"id": 3')
     with pytest.raises(IntegrityError, match=r"'runs/run-0\.json' in .* cannot be read"):
         registry.runs()
+
+
+# --- what is known of inputs before any work ---
+
+
+def test_inputs_are_settled_while_their_version_is_champion_or_merged(
+    registry: Registry, tmp_path: Path
+) -> None:
+    assert foregone(registry, HASH) is None
+    one, two = (release(registry, tmp_path, model) for model in (b"one", b"two"))
+    registry.put_candidate(candidate(one.digest))
+    assert foregone(registry, HASH) is None  # published, and never deployed
+    champion = move(registry, 1, None)
+    known = foregone(registry, HASH)
+    assert known
+    assert (known.verdict, known.version, known.champion_digest) == ("UNCHANGED", 1, one.digest)
+    assert known.reason == "Nothing that decides a model changed: v1 stays champion."
+    move(registry, 2, champion)
+    assert foregone(registry, HASH) is None  # it was champion: by now it has to be judged again
+    registry.move_alias(MERGED, 1, expected=None, source=ME)
+    known = foregone(registry, HASH)
+    assert known
+    assert (known.verdict, known.version, known.champion_digest) == ("UNCHANGED", 1, two.digest)
+    assert known.reason.endswith("v2 stays champion. v1, which these inputs make, had its turn.")
+    entry = registry.quarantine(one.digest, "bad.", ME)
+    known = foregone(registry, HASH)
+    assert known
+    assert (known.verdict, known.quarantined) == ("UNCHANGED", entry)
+    assert known.reason.endswith(f"had its turn and is quarantined since {entry.at} by me: bad.")
+
+
+def test_inputs_of_a_quarantined_bundle_are_rejected(registry: Registry, tmp_path: Path) -> None:
+    one = release(registry, tmp_path, b"one")
+    registry.put_candidate(candidate(one.digest))
+    entry = registry.quarantine(one.digest, "bad.", ME)
+    known = foregone(registry, HASH)
+    assert known
+    assert (known.verdict, known.digest, known.champion_digest) == ("REJECT", one.digest, None)
+    assert f"quarantined since {entry.at} by me: bad." in known.reason
 
 
 # --- killed at any line ---
@@ -708,7 +757,7 @@ GITHUB = {
 
 @pytest.fixture
 def no_github(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in GITHUB:
+    for name in (*GITHUB, "GITHUB_EVENT_NAME", "GITHUB_EVENT_PATH"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -722,6 +771,25 @@ def test_source_is_the_run_on_github(no_github: pytest.MonkeyPatch) -> None:
     )
     no_github.setenv("GITHUB_HEAD_REF", "")  # set but empty outside of pull requests
     assert Source.current().branch == "12/merge"
+
+
+def test_source_of_a_pull_request_is_its_head(
+    no_github: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """GITHUB_SHA is a trial merge, which is gone when somebody wants to make the model again."""
+    for name, value in GITHUB.items():
+        no_github.setenv(name, value)
+    event = tmp_path / "event.json"
+    no_github.setenv("GITHUB_EVENT_PATH", str(event))
+    assert Source.current().commit == "c0ffee"  # there is no such file
+    event.write_text('{"number": 12, "pull_request": {"head": {"sha": "feed", "ref": "x"}}}')
+    for kind, commit in (("pull_request", "feed"), ("pull_request_target", "c0ffee")):
+        no_github.setenv("GITHUB_EVENT_NAME", kind)
+        assert Source.current().commit == commit
+    no_github.setenv("GITHUB_EVENT_NAME", "pull_request")
+    for broken in ("", "{", '{"pull_request": null}', '{"pull_request": {"head": {}}}'):
+        event.write_text(broken)
+        assert Source.current().commit == "c0ffee"
 
 
 def test_source_is_the_user_and_the_checkout(no_github: pytest.MonkeyPatch, tmp_path: Path) -> None:

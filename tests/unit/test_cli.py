@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from step import outputs
 from typer.testing import CliRunner
 
 from trilho.cli import app, console
 from trilho.registry import Source, open_registry
 
 ROOT = Path(__file__).parents[2]
+FORMS = {"report": "md", "html": "html"}
 TRILHO = Path(sys.executable).parent / "trilho"
 VERBS = [
     "init",
@@ -267,6 +270,60 @@ def test_a_bundle_in_the_registry_is_fetched_not_trained_again(place: Path, tmp_
     done = trilho("train", "--json", cwd=fresh)
     assert "= train" in done.stderr
     assert json.loads(done.stdout)["digest"] == digest
+
+
+def test_the_report_says_how_to_make_the_same_again(place: Path, tmp_path: Path) -> None:
+    """With whatever was given beside the pipeline file, a setting a line, values with blanks."""
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy, ignore=shutil.ignore_patterns(".trilho"))
+    shutil.move(copy / "mydata.csv", copy / "my data.csv")
+    env = {
+        "TRILHO_SET": "data.drop=[score, rare]\n\n model.seed=3 \ngates.calibration=1",
+        "TRILHO_DATA": "my data.csv",
+        "TRILHO_PARAMS": '{"max_iter": 5, "l2_regularization": 0.5}',
+        "TRILHO_SEARCH": "off",
+        "TRILHO_CONFIG": "",
+        "TRILHO_ALLOW_HOLD": "true",
+    }
+    first = json.loads(trilho("retrain", "--json", cwd=copy, env=env).stdout)
+    record = json.loads((copy / ".trilho/run/run.json").read_bytes())
+    assert record["parameters"]["max_iter"] == 5
+    report = (copy / ".trilho/run/report.md").read_text()
+    (command,) = re.findall(r"^trilho (retrain --force .*)$", report, re.M)
+    words = shlex.split(command)
+    again = trilho(*words, "--allow-hold", "--run", "again", "--json", cwd=copy)
+    assert json.loads(again.stdout)["candidate"] == first["candidate"]
+
+
+def test_verbs_leave_their_outputs(place: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy)
+    env = {"GITHUB_OUTPUT": str(tmp_path / "outputs"), "TRILHO_ALLOW_HOLD": "true"}
+
+    def left(*arguments: str, expect: int = 0) -> dict[str, str]:
+        (tmp_path / "outputs").unlink(missing_ok=True)
+        trilho(*arguments, cwd=copy, env=env, expect=expect)
+        return outputs(tmp_path / "outputs")
+
+    record = json.loads((copy / ".trilho/run/run.json").read_bytes())
+    data = {"rows": "600", "dataset-digest": record["dataset"]["digest"]}
+    assert left("validate") == data
+    verdict = {"verdict": "PROMOTE" if _promotes(place) else "HOLD", "changed": "true"}
+    reports = {f"{what}-path": f".trilho/run/report.{end}" for what, end in FORMS.items()}
+    model = {"model-digest": record["digest"]}
+    assert left("retrain") == data | verdict | model | reports
+    # with HOLD and without the switch: the same outputs, and a check that fails
+    env["TRILHO_ALLOW_HOLD"] = "false"
+    assert left("retrain", expect=_code(place)) == data | verdict | model | reports
+
+    frame = odd_frame()
+    frame.loc[2, "member"] = "perhaps"
+    frame.to_csv(copy / "mydata.csv", index=False)
+    found = left("validate", expect=3)
+    assert found["rows"] == "600"
+    assert re.fullmatch("sha256:[0-9a-f]{64}", found["dataset-digest"])
+    assert found["dataset-digest"] != data["dataset-digest"]
+    assert left("retrain", expect=3) == found | reports
 
 
 def test_runs_are_mirrored_to_mlflow(place: Path, tmp_path: Path) -> None:
