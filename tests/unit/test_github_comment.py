@@ -275,6 +275,7 @@ def test_cml_that_posts_and_then_fails_leaves_one_comment(
     assert len(done.warnings) == 1
     [mine] = github.comments
     assert done.url.endswith(f"#issuecomment-{mine.id}")
+    assert github.sent("DELETE") == []  # it was found again, not replaced
 
 
 def test_cml_that_cannot_be_run_is_told(github: GitHub, api: Api, install: Install) -> None:

@@ -29,7 +29,7 @@ RUN_URL = "https://github.com/octo/credit/actions/runs/42"
 @pytest.fixture
 def github(monkeypatch: pytest.MonkeyPatch) -> Iterator[GitHub]:
     monkeypatch.setattr(Api, "pause", 0.01)
-    with github_api() as served:
+    with github_api(tls=True) as served:  # where CML would find it, too
         served.pull(3, sha="c" * 40)
         served.pull(7, "mallory/credit", "better", SHA)
         yield served
@@ -245,7 +245,7 @@ def refused(path: Path, data: bytes) -> DataError:
         b'{"name": "x"}',
         b"[" * 60_000,
         b'{"metrics":' * 5_000,
-        b" " * (LARGEST_FILE + 1),
+        json.dumps(HONEST).encode() + b" " * LARGEST_FILE,
         json.dumps(HONEST | {"note": "@everyone"}).encode(),
         json.dumps(HONEST | {"verdict": "PROMOTE\n"}).encode(),
         json.dumps(HONEST | {"verdict": "promote"}).encode(),

@@ -11,12 +11,19 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import urllib3
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+)
 
 from trilho import __version__
 from trilho.errors import UnavailableError, UsageError
 
 ATTEMPTS = 4
+MOST_SECONDS = 120.0  # for one request with its retries; a last try may begin before
 LONGEST_WAIT = 60.0  # seconds; when GitHub asks for more, the caller is told instead
 PER_PAGE = 100  # the most that GitHub gives
 MOST_PAGES = 100
@@ -160,7 +167,7 @@ class Api:
         if query:
             url += "?" + urlencode(query)
         retrying = Retrying(
-            stop=stop_after_attempt(ATTEMPTS),
+            stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(MOST_SECONDS),
             wait=self._wait,
             retry=retry_if_exception(lambda e: isinstance(e, ApiError) and e.again is not None),
             reraise=True,
