@@ -81,6 +81,7 @@ def make_bundle(
     golden: list[Any] | None = None,
     serving: str = "compiled",
     strict_city: bool = False,
+    id: str | None = None,
 ) -> str:
     """Write a sealed bundle and return its digest; `golden` replaces the expected predictions."""
     (folder / FOLDER).mkdir(parents=True)
@@ -129,6 +130,7 @@ def make_bundle(
         classes=classes,  # type: ignore[arg-type]
         positive="yes" if task == "binary" else None,
         threshold=THRESHOLD if task == "binary" else None,
+        id=id,
     )
     rows = ROWS[:3] if strict_city else ROWS
     rows = [row for row in rows if not strict_city or row.get("city")]
@@ -168,6 +170,24 @@ class Service:
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
 
+    def fetch(
+        self,
+        method: str,
+        path: str,
+        body: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, bytes, dict[str, str]]:
+        """Return status, body and headers (names in lower case)."""
+        connection = self.connect()
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            response = connection.getresponse()
+            data = response.read()
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, data, names
+        finally:
+            connection.close()
+
     def ask(
         self,
         method: str,
@@ -176,15 +196,8 @@ class Service:
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Any, dict[str, str]]:
         """Return status, decoded JSON and headers (names in lower case)."""
-        connection = self.connect()
-        try:
-            connection.request(method, path, body, dict(headers or {}))
-            response = connection.getresponse()
-            data = response.read()
-            names = {name.lower(): value for name, value in response.getheaders()}
-            return response.status, json.loads(data), names
-        finally:
-            connection.close()
+        status, data, names = self.fetch(method, path, body, headers)
+        return status, json.loads(data), names
 
     def predict(self, value: Any) -> tuple[int, Any]:
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -214,7 +227,7 @@ class Service:
 def environment(**variables: object) -> dict[str, str]:
     """This process's variables without Trilho's own, with some more."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("TRILHO_")}
-    defaults = {"TRILHO_HOST": "127.0.0.1", "TRILHO_PORT": "0"}
+    defaults = {"TRILHO_HOST": "127.0.0.1", "TRILHO_PORT": "0", "TRILHO_WORKERS": "1"}
     return inherited | defaults | {k: str(v) for k, v in variables.items()}
 
 

@@ -212,12 +212,20 @@ def serve(
     port: Annotated[
         int, typer.Option(envvar="TRILHO_PORT", help="Port to listen on; 0 takes a free one.")
     ] = 8080,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            envvar="TRILHO_WORKERS", help="Processes that answer; default: the cores there are."
+        ),
+    ] = None,
 ) -> None:
     """Answer `/ping` and `/invocations` from a bundle, or from the one that TRILHO_MODEL_URI names.
 
     The container runs the same service by `python -m trilho.serving`.
     """
     environment = os.environ | {"TRILHO_HOST": host, "TRILHO_PORT": str(port)}
+    if workers is not None:
+        environment["TRILHO_WORKERS"] = str(workers)
     if bundle is not None or not environment.get("TRILHO_MODEL_URI"):
         folder = bundle or run / "bundle"
         if not (folder / "manifest.json").exists():

@@ -4,17 +4,23 @@ import os
 import sys
 
 # One thread per process: numeric libraries read this when they are imported, and on a busy machine
-# their own threads cost a hundred times what they give on rows this few.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# their own threads cost a hundred times what they give on rows this few. Nobody may say otherwise:
+# workers are forked, and a library that has started threads does not survive that.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
 def main() -> int:
-    from trilho.serving.server import run_from_environment
     from trilho.serving.settings import USAGE
 
     arguments = sys.argv[1:]
-    if arguments in ([], ["serve"]):
+    if arguments[:1] == ["serve"]:
+        arguments = arguments[1:]
+    if len(arguments) == 2 and arguments[0] == "--workers":
+        os.environ["TRILHO_WORKERS"] = arguments[1]
+        arguments = []
+    if not arguments:
+        from trilho.serving.server import run_from_environment
+
         return run_from_environment()
     help_wanted = arguments in (["-h"], ["--help"])
     print(USAGE, file=sys.stdout if help_wanted else sys.stderr)

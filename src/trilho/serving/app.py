@@ -1,156 +1,303 @@
-"""The HTTP face of a predictor: bare ASGI, because a framework would cost more than the model."""
+"""The routes of the service: what each request is answered with."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
+from urllib.parse import quote, unquote
 
+import httptools
 import msgspec
 
-from trilho.serving import log
-from trilho.serving.decode import BadInputError
-from trilho.serving.predictor import Predictor
+from trilho import __version__
+from trilho.serving import docs, log, media, openapi
+from trilho.serving.auth import Keys
+from trilho.serving.inference import Inference
+from trilho.serving.measures import OTHER, Measures
+from trilho.serving.messages import ProblemError, Request, Response
+from trilho.serving.metrics import CONTENT_TYPE
+from trilho.serving.predictor import Prediction, Predictor
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+Handler = Callable[[Request], Response]
 
-MAX_BODY = 10 * 1024 * 1024
-# Bodies above this many bytes (about 60 records) are answered in a thread: on the loop they would
-# hold up the others, and below it the hand-over would cost more than the work.
-INLINE_BODY = 32 * 1024
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-JSON = re.compile(
-    rb"\s*application/(?:json|[\w.+-]+\+json)\s*(?:;\s*charset=\"?utf-?8\"?\s*)?", re.I
-)
+HTML = b"text/html; charset=utf-8"
+TEXT = b"text/plain; charset=utf-8"
 
 
-class ProblemError(Exception):
-    """A request that gets an error for an answer."""
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What answers at a path.
 
-    def __init__(self, status: int, message: str, *headers: tuple[bytes, bytes]) -> None:
-        super().__init__(message)
-        self.status, self.message, self.headers = status, message, list(headers)
+    Attributes
+    ----------
+    name
+        For the log and the metrics.
+    method
+        The only one; HEAD is as good as GET.
+    handler
+        Makes the answer.
+    accepts
+        Looks at the head of a prediction's request, and raises `ProblemError` if it will not do;
+        None where nothing is predicted, so that nothing has to wait for its turn.
+    open
+        No API key is needed, and it is not logged: health checks.
+    """
+
+    name: str
+    method: bytes
+    handler: Handler
+    accepts: Callable[[Request], None] | None = None
+    open: bool = False
 
 
-class GoneError(Exception):
-    """The client left before its request was whole."""
+class Finished(NamedTuple):
+    """A prediction that was answered.
+
+    Attributes
+    ----------
+    request_id
+        The caller's or ours.
+    prediction
+        Rows (by columns, with the caller's ids), scores and decisions.
+    seconds
+        From the request's last byte to its answer.
+    at
+        Seconds since 1970, when it was answered.
+    """
+
+    request_id: str
+    prediction: Prediction
+    seconds: float
+    at: float
 
 
 class App:
-    """The ASGI application. `draining` turns it not ready, while it still answers."""
+    """Answers requests.
 
-    def __init__(self, predictor: Predictor) -> None:
+    Attributes
+    ----------
+    draining
+        Not ready any more, but still answering.
+    on_prediction
+        Called on the loop with each prediction that was answered, one row or many: the place for
+        what keeps predictions. It must neither block nor raise.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        measures: Measures | None = None,
+        keys: Keys | None = None,
+        lines: log.Lines | None = None,
+        log_all: bool = True,
+    ) -> None:
         self.predictor = predictor
         self.draining = False
-        self.answered = 0
-        self._routes: dict[str, tuple[str, Callable[..., Awaitable[tuple[int, bytes]]]]] = {
-            "/ping": ("GET", self._ready),
-            "/readyz": ("GET", self._ready),
-            "/livez": ("GET", self._alive),
-            "/model": ("GET", self._model),
-            "/invocations": ("POST", self._invocations),
-        }
+        self.on_prediction: Callable[[Finished], None] | None = None
+        self.measures = measures
+        self._keys = keys
+        self._lines = lines
+        self._log_all = log_all
+        self._readers = media.Readers(predictor)
+        self._inference = Inference(
+            predictor.signature, predictor.columns, predictor.decoder, predictor.identity
+        )
+        self._prefix = os.urandom(8).hex()
+        self._numbers = count()
+        self._description: bytes | None = None
+        self.routes = self._table()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["type"] == "http"  # the server is configured without lifespan and websockets
-        sent = dict(scope["headers"])
-        request_id = sent.get(b"x-request-id", b"")
-        if not REQUEST_ID.fullmatch(request_id):
-            request_id = os.urandom(16).hex().encode()
-        headers: Headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id)]
+    def _table(self) -> dict[bytes, Route]:
+        name = quote(self.predictor.identity.name, safe="")
+        version = self.predictor.identity.version
+        model = f"/v2/models/{name}"
+        predict = Route("/invocations", b"POST", self._invocations, self._any_media)
+        infer = Route("/v2/infer", b"POST", self._infer, self._json_only)
+        metadata = Route("/v2/model", b"GET", self._v2_model)
+        ready = Route("/v2/model/ready", b"GET", self._v2_model_ready, open=True)
+        table = {
+            "/ping": Route("/ping", b"GET", self._ready, open=True),
+            "/health": Route("/ping", b"GET", self._ready, open=True),
+            "/readyz": Route("/readyz", b"GET", self._ready, open=True),
+            "/livez": Route("/livez", b"GET", self._alive, open=True),
+            "/invocations": predict,
+            f"/endpoints/{name}/invocations": predict,
+            "/model": Route("/model", b"GET", self._model),
+            "/version": Route("/version", b"GET", self._version),
+            "/openapi.json": Route("/openapi.json", b"GET", self._openapi),
+            "/docs": Route("/docs", b"GET", self._docs),
+            "/v2": Route("/v2", b"GET", self._v2_server),
+            "/v2/health/live": Route("/v2/health/live", b"GET", self._v2_live, open=True),
+            "/v2/health/ready": Route("/v2/health/ready", b"GET", self._v2_ready, open=True),
+        }
+        for base in [model, *([f"{model}/versions/{quote(version, safe='')}"] if version else [])]:
+            table |= {base: metadata, f"{base}/ready": ready, f"{base}/infer": infer}
+        if self.measures is not None:
+            table["/metrics"] = Route("/metrics", b"GET", self._metrics)
+        return {path.encode(): route for path, route in table.items()}
+
+    # ── a request's way ───────────────────────────────────────────────────────────────────────────
+
+    def identify(self, request: Request) -> None:
+        given = request.headers.get(b"x-request-id")
+        if given is not None and REQUEST_ID.fullmatch(given):
+            request.id = given
+        else:
+            request.id = b"%b%016x" % (self._prefix.encode(), next(self._numbers))
+
+    def admit(self, request: Request) -> Response | None:
+        """Look at a request's head; return the answer if that settles it."""
         try:
-            status, body = await self._route(scope, sent, receive)
-        except BadInputError as error:
-            status, body = 400, _error(error.message, error.row, error.field)
+            route = self.routes.get(request.target) or self._find(request.target)
         except ProblemError as problem:
-            status, body = problem.status, _error(problem.message)
-            headers += problem.headers
-        except GoneError:
-            return
+            if self._keys is not None and not self._keys.open(request.headers):
+                return self._keys.refusal
+            return problem.response()
+        request.route = route
+        if self._keys is not None and not route.open and not self._keys.open(request.headers):
+            return self._keys.refusal
+        method = b"GET" if request.method == b"HEAD" else request.method
+        if method != route.method:
+            allowed = route.method + (b", HEAD" if route.method == b"GET" else b"")
+            return ProblemError(
+                405,
+                "method",
+                f"use {route.method.decode()}",
+                extra=b"allow: %b\r\n" % allowed,
+            ).response()
+        if route.accepts is not None:
+            try:
+                route.accepts(request)
+            except ProblemError as problem:
+                return problem.response()
+        return None
+
+    def _find(self, target: bytes) -> Route:
+        """Look up a path that is not written as in the table: with a query, or quoted."""
+        try:
+            path = httptools.parse_url(target).path or b""
+        except httptools.HttpParserInvalidURLError:
+            raise ProblemError(400, "http", "the request's target is no URL") from None
+        normal = quote(unquote(path, errors="replace"), safe="/").encode()
+        route = self.routes.get(path) or self.routes.get(normal)
+        if route is None:
+            raise ProblemError(404, "not_found", "there is nothing here; see /openapi.json")
+        return route
+
+    def _any_media(self, request: Request) -> None:
+        if b"content-encoding" in request.headers:
+            raise media.unsupported(self._readers.known)
+        request.read = self._readers.find(request.headers.get(b"content-type"))
+        request.large = request.read is self._readers.parquet
+
+    def _json_only(self, request: Request) -> None:
+        kind = request.headers.get(b"content-type", b"application/json")
+        if b"content-encoding" in request.headers or not media.is_json(kind):
+            raise media.unsupported(["application/json"])
+
+    def answer(self, request: Request) -> Response:
+        """Answer a whole request; threads may call it."""
+        assert request.route is not None
+        try:
+            return request.route.handler(request)
+        except ProblemError as problem:
+            return problem.response()
         except Exception as error:
             # Its text may hold what was submitted: only where it happened is told, and only here.
-            status, body = 500, _error("internal error")
-            log.event("error", request_id=request_id.decode(), error=log.where(error))
-        headers.append((b"content-length", b"%d" % len(body)))
+            log.event("error", request_id=request.id.decode(), error=log.where(error))
+            return ProblemError(500, "internal", "internal error").response()
+
+    def finished(self, request: Request, response: Response, seconds: float) -> None:
+        """Take note of an answer that was written."""
+        route = request.route
+        name = OTHER if route is None else route.name
+        prediction = request.prediction
+        if self.measures is not None:
+            self.measures.answered(request, response, name, seconds)
+        if (
+            self._lines is not None
+            and (self._log_all or response.status >= 400)
+            and not (route is not None and route.open)
+        ):
+            rows = 0 if prediction is None else prediction.batch.rows
+            self._lines.request(request.method, name, response.status, request.id, rows, seconds)
+        if prediction is not None and self.on_prediction is not None:
+            self.on_prediction(Finished(request.id.decode(), prediction, seconds, time.time()))
+
+    # ── predictions ───────────────────────────────────────────────────────────────────────────────
+
+    def _invocations(self, request: Request) -> Response:
+        assert request.read is not None
+        prediction = self.predictor.predict(request.read(request.body))
+        response = Response(200, self.predictor.encode(prediction))
+        request.prediction = prediction
+        return response
+
+    def _infer(self, request: Request) -> Response:
+        batch, asked = self._inference.read(request.body)
+        prediction = self.predictor.predict(batch)
+        response = Response(200, self._inference.encode(prediction, asked))
+        request.prediction = prediction
+        return response
+
+    # ── health ────────────────────────────────────────────────────────────────────────────────────
+
+    def _ready(self, _: Request) -> Response:
         if self.draining:
-            # So that no client sends its next request into a connection that is about to close.
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-        self.answered += 1
+            return Response(503, b'{"status":"draining"}')
+        return Response(200, b'{"status":"ready"}')
 
-    async def _route(
-        self, scope: Scope, sent: dict[bytes, bytes], receive: Receive
-    ) -> tuple[int, bytes]:
-        route = self._routes.get(scope["path"])
-        if route is None:
-            raise ProblemError(404, f"there is nothing here; see {', '.join(self._routes)}")
-        method, handler = route
-        if scope["method"] != method:
-            raise ProblemError(405, f"use {method}", (b"allow", method.encode()))
-        return await handler(sent, receive)
+    def _alive(self, _: Request) -> Response:
+        return Response(200, b'{"status":"alive"}')
 
-    async def _invocations(self, sent: dict[bytes, bytes], receive: Receive) -> tuple[int, bytes]:
-        kind = sent.get(b"content-type")
-        if (kind is not None and not JSON.fullmatch(kind)) or b"content-encoding" in sent:
-            raise ProblemError(415, "send application/json in UTF-8, not compressed")
-        body = await _body(receive)
-        if len(body) > INLINE_BODY:
-            return 200, await asyncio.to_thread(self.predictor.answer, body)
-        return 200, self.predictor.answer(body)
+    def _v2_live(self, _: Request) -> Response:
+        return Response(200, b'{"live":true}')
 
-    async def _ready(self, *_: object) -> tuple[int, bytes]:
+    def _v2_ready(self, _: Request) -> Response:
         if self.draining:
-            return 503, b'{"status":"draining"}'
-        return 200, b'{"status":"ready"}'
+            return Response(503, b'{"ready":false}')
+        return Response(200, b'{"ready":true}')
 
-    async def _alive(self, *_: object) -> tuple[int, bytes]:
-        return 200, b'{"status":"alive"}'
+    def _v2_model_ready(self, _: Request) -> Response:
+        state = {"name": self.predictor.identity.name, "ready": not self.draining}
+        return Response(503 if self.draining else 200, msgspec.json.encode(state))
 
-    async def _model(self, *_: object) -> tuple[int, bytes]:
-        return 200, self.predictor.card
+    # ── descriptions ──────────────────────────────────────────────────────────────────────────────
 
+    def _model(self, _: Request) -> Response:
+        return Response(200, msgspec.json.encode(self.predictor.card))
 
-async def _body(receive: Receive) -> bytes:
-    """Return the request's body; of one that is too large the rest is read and thrown away.
+    def _version(self, _: Request) -> Response:
+        return Response(200, __version__.encode(), TEXT)
 
-    A client that is still sending would lose an answer that comes before it has finished, because
-    the closing connection is reset. So it is heard to the end, within reason.
-    """
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message["body"]  # the usual case: all of it at once
-        if len(body) <= MAX_BODY:
-            return body
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise GoneError
-        size += len(message["body"])
-        if size <= MAX_BODY:
-            parts.append(message["body"])
-        else:
-            parts.clear()
-        if not message.get("more_body") or size > 10 * MAX_BODY:
-            break
-        message = await receive()
-    if size > MAX_BODY:
-        limit = f"{MAX_BODY // 1024**2} MB"
-        raise ProblemError(413, f"the body is larger than {limit}", (b"connection", b"close"))
-    return b"".join(parts)
+    def _v2_server(self, _: Request) -> Response:
+        server = {"name": "trilho", "version": __version__, "extensions": []}
+        return Response(200, msgspec.json.encode(server))
 
+    def _v2_model(self, _: Request) -> Response:
+        return Response(200, msgspec.json.encode(self._inference.metadata))
 
-def _error(message: str, row: int | None = None, field: str | None = None) -> bytes:
-    error: dict[str, object] = {"error": message}
-    if row is not None:
-        error["row"] = row
-    if field is not None:
-        error["field"] = field
-    return msgspec.json.encode(error)
+    def _openapi(self, _: Request) -> Response:
+        if self._description is None:
+            self._description = openapi.describe(
+                self.predictor,
+                self._inference,
+                kinds=self._readers.known,
+                keys=self._keys is not None,
+                metrics=self.measures is not None,
+            )
+        return Response(200, self._description)
+
+    def _docs(self, _: Request) -> Response:
+        return Response(200, docs.page(), HTML, docs.headers())
+
+    def _metrics(self, _: Request) -> Response:
+        assert self.measures is not None
+        return Response(200, self.measures.text(), CONTENT_TYPE)

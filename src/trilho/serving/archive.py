@@ -16,7 +16,7 @@ import sklearn  # noqa: F401 - its absence is told here, not from inside an unpi
 
 from trilho.bundle import Signature
 from trilho.errors import DataError
-from trilho.serving.decode import Array
+from trilho.serving.columns import Array
 
 
 class Archive:

@@ -1,26 +1,29 @@
-"""From a request's body to the model's columns: typed by the signature, strict about types.
+"""From JSON to the model's columns: records, and MLflow's other shapes.
 
-A body is one record, a list of records, or MLflow's `{"dataframe_records": [...]}`. Columns that
-the signature does not name are ignored; a column that may be missing may be absent or null.
-JSON has no NaN or infinity, and neither is accepted in another guise. Dates are ISO 8601 texts.
+A body is one record, a list of records, or an object with exactly one of `dataframe_records`,
+`dataframe_split`, `instances` and `inputs`. Records are decoded straight into typed structs, which
+is what the speed of one row depends on; the other shapes go through `Columns.from_lists`.
+Columns that the signature does not name are ignored. JSON has no NaN or infinity, and neither is
+accepted in another guise.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from trilho.bundle import Column, Signature
-
-Array = npt.NDArray[Any]
+from trilho.bundle import Column
+from trilho.serving.columns import Batch, Columns
+from trilho.serving.messages import BadInputError, TooLargeError
 
 TYPES: dict[str, type] = {"number": float, "integer": float, "boolean": bool}  # else str
+ID = str | int | float | None
 WORDS = {
     "float": "number",
     "int": "integer",
@@ -32,124 +35,137 @@ WORDS = {
 # How msgspec words a failed validation; its texts name types and places, never values.
 PLACE = re.compile(
     r"(?P<what>.*?)"
-    r"(?: - at `\$(?:\.dataframe_records)?(?:\[(?P<row>\d+)\])?(?:\.(?P<field>.*))?`)?",
+    r"(?: - at `\$(?:\.dataframe_records|\.dataframe_split\.data)?"
+    r"(?:\[(?P<row>\d+)\])?(?:\.(?P<field>.*))?`)?",
     re.DOTALL,
 )
 MISSING = re.compile(r"Object missing required field `(?P<field>.*)`", re.DOTALL)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 # msgspec cannot rename a field to a name with one of these.
 UNNAMEABLE = re.compile(r'[\\"\x00-\x1f]')
+FORMS = ("dataframe_records", "dataframe_split", "instances", "inputs")
+LOCATE = 1 << 20  # bodies above are not searched for the NaN that makes them invalid
+INVALID = "the body is not valid JSON (a missing value is written null, not NaN)"
 
 
-class BadInputError(Exception):
-    """A body that cannot be predicted: says what was expected and where, never what was sent."""
+class Split(Struct):
+    """pandas' `orient="split"`; its index is ignored."""
 
-    def __init__(self, message: str, row: int | None = None, field: str | None = None) -> None:
-        super().__init__(message)
-        self.message, self.row, self.field = message, row, field
-
-
-class OtherForms(Struct):
-    """MLflow's other shapes, to answer them by name."""
-
-    dataframe_split: Raw | UnsetType = UNSET
-    instances: Raw | UnsetType = UNSET
-    inputs: Raw | UnsetType = UNSET
+    columns: list[str]
+    data: list[list[Any]]
 
 
 class Decoder:
-    """Reads bodies by the columns of one signature."""
+    """Reads JSON bodies by the columns of one signature; at most `max_rows` rows of them."""
 
-    def __init__(self, signature: Signature) -> None:
-        # Numbers first, whole numbers before them: one matrix holds them, its rows are the columns.
-        order = {"integer": 0, "number": 1, "boolean": 1, "date": 2}
-        columns = sorted(signature.columns, key=lambda column: order.get(column.kind, 3))
-        self.names = [column.name for column in columns]
-        self.integers = sum(column.kind == "integer" for column in columns)
-        self.numbers = sum(column.kind in TYPES for column in columns)
-        self.dates = sum(column.kind == "date" for column in columns)
-        self.odd = {
-            name: f"column {i}" for i, name in enumerate(self.names) if UNNAMEABLE.search(name)
-        }
+    def __init__(self, columns: Columns, max_rows: int) -> None:
+        self.columns = columns
+        self.max_rows = max_rows
+        fields = columns.names if columns.id is None else [*columns.names, columns.id]
+        self.odd = {name: f"column {i}" for i, name in enumerate(fields) if UNNAMEABLE.search(name)}
+        rows = [_field(i, column) for i, column in enumerate(columns.all)]
+        if columns.id is not None:
+            rows.append((f"c{len(rows)}", ID, None))
         row: Any = msgspec.defstruct(
             "Row",
-            [_field(i, column) for i, column in enumerate(columns)],
-            rename={f"c{i}": self.odd.get(name, name) for i, name in enumerate(self.names)},
+            rows,
+            rename={f"c{i}": self.odd.get(name, name) for i, name in enumerate(fields)},
             kw_only=True,
             gc=False,
         )
+        types: dict[str, Any] = {
+            "dataframe_records": list[row],
+            "dataframe_split": Split,
+            "instances": Raw,
+            "inputs": Raw,
+        }
+        self.forms = [form for form in FORMS if form not in fields]  # a column has precedence
         envelope = msgspec.defstruct(
-            "Envelope",
-            [("dataframe_records", list[row] | UnsetType, UNSET)],
-            bases=(OtherForms,),
+            "Envelope", [(form, types[form] | UnsetType, UNSET) for form in self.forms]
         )
         self.decode_one = msgspec.json.Decoder(row).decode
         self.decode_list = msgspec.json.Decoder(list[row]).decode
+        self.decode_lists = msgspec.json.Decoder(list[list[Any]]).decode
+        self.decode_values = msgspec.json.Decoder(list[Any]).decode
+        self.decode_raws = msgspec.json.Decoder(dict[str, Raw]).decode
         self.decode_envelope: Any = msgspec.json.Decoder(envelope).decode
 
-    def read(self, body: bytes) -> dict[str, Array]:
-        """Return the columns of the records in `body`.
-
-        Numbers, whole numbers and booleans are float64 with NaN for missing, dates too as days
-        since 1970-01-01 (UTC where they name no zone); texts are objects: `str` and None.
+    def read(self, body: bytes) -> Batch:
+        """Return the rows in `body`.
 
         Raises
         ------
         BadInputError
             With the row (from 0) and the field where there is one.
+        TooLargeError
+            More rows than are taken at once.
         """
-        rows = self._rows(body)
-        if not rows:
-            raise BadInputError("there is no record in the request")
-        values = list(map(msgspec.structs.astuple, rows))
-        n = self.numbers
-        numeric = [v[:n] for v in values] if n < len(self.names) else values
-        matrix = np.array(numeric, dtype=np.float64).T
-        if len(rows) > 1:
-            matrix = np.ascontiguousarray(matrix)
-        self._check_whole(matrix[: self.integers])
-        columns = dict(zip(self.names, matrix, strict=False))
-        for i in range(n, n + self.dates):
-            columns[self.names[i]] = _days([v[i] for v in values], self.names[i])
-        for i in range(n + self.dates, len(self.names)):
-            texts = np.empty(len(rows), dtype=object)
-            texts[:] = [v[i] for v in values]
-            columns[self.names[i]] = texts
-        return columns
-
-    def _rows(self, body: bytes) -> list[Any]:
         try:
-            if self.odd:
-                body = self._with_plain_names(body)
-            if body.lstrip()[:1] != b"{":
-                return self.decode_list(body)
-            envelope = self.decode_envelope(body)
-            if envelope.dataframe_records is not UNSET:
-                rows: list[Any] = envelope.dataframe_records
-                return rows
-            for form in OtherForms.__struct_fields__:
-                if getattr(envelope, form) is not UNSET and form not in self.names:
-                    raise BadInputError(f"{form} is not supported: send dataframe_records")
-            return [self.decode_one(body)]
-        except msgspec.ValidationError as error:
-            raise self._explain(str(error)) from None
-        except UnicodeDecodeError:
-            raise BadInputError("the body is not valid UTF-8") from None
-        except msgspec.DecodeError:
-            raise BadInputError(
-                "the body is not valid JSON (a missing value is written null, not NaN)"
-            ) from None
-        except RecursionError:
-            raise BadInputError("the body is nested too deeply") from None
+            return reading(self._read, body, self.max_rows, self.explain)
+        except NotJsonError:
+            raise self._invalid(body) from None
 
-    def _explain(self, text: str) -> BadInputError:
+    def _read(self, body: bytes) -> Batch:
+        if self.odd:
+            body = self._with_plain_names(body)
+        if body.lstrip()[:1] != b"{":
+            return self._from_structs(self.decode_list(body))
+        envelope = self.decode_envelope(body)
+        found = [form for form in self.forms if getattr(envelope, form) is not UNSET]
+        if not found:
+            return self._from_structs([self.decode_one(body)])
+        if len(found) > 1:
+            raise BadInputError(f"send one of {' and '.join(found)}, not both", kind="body")
+        value = getattr(envelope, found[0])
+        if found[0] == "dataframe_records":
+            return self._from_structs(value)
+        if found[0] == "dataframe_split":
+            return self._from_split(value)
+        return self._from_tensors(bytes(value))
+
+    def _from_structs(self, rows: list[Any]) -> Batch:
+        check_rows(len(rows), self.max_rows)
+        return self.columns.from_rows(list(map(msgspec.structs.astuple, rows)))
+
+    def _from_split(self, split: Split) -> Batch:
+        if len(set(split.columns)) != len(split.columns):
+            raise BadInputError("a column is named twice", kind="body")
+        return self._from_lists(split.columns, split.data)
+
+    def _from_lists(self, names: list[str], rows: list[list[Any]]) -> Batch:
+        check_rows(len(rows), self.max_rows)
+        if set(map(len, rows)) != {len(names)}:
+            row = next(i for i, values in enumerate(rows) if len(values) != len(names))
+            raise BadInputError(f"expected {len(names)} values", row)
+        return self.columns.from_lists(
+            dict(zip(names, zip(*rows, strict=True), strict=True)), len(rows)
+        )
+
+    def _from_tensors(self, value: bytes) -> Batch:
+        """`inputs` by columns, else rows: records, or lists in the signature's order."""
+        if value[:1] == b"{":
+            raws = self.decode_raws(value)
+            lists: dict[str, list[Any]] = {}
+            for name in (*self.columns.names, self.columns.id):
+                if name is not None and name in raws:
+                    try:
+                        lists[name] = self.decode_values(raws[name])
+                    except msgspec.ValidationError as error:
+                        raise BadInputError(self.explain(str(error)).message, field=name) from None
+            rows = len(next(iter(lists.values()), []))
+            check_rows(rows, self.max_rows)
+            return self.columns.from_lists(lists, rows)
+        if value[1:].lstrip()[:1] == b"[":
+            return self._from_lists(self.columns.given, self.decode_lists(value))
+        return self._from_structs(self.decode_list(value))
+
+    def explain(self, text: str) -> BadInputError:
         place = PLACE.fullmatch(text)
         assert place is not None  # the pattern takes any text
         what, row, field = place["what"], place["row"], place["field"]
         missing = MISSING.fullmatch(what)
+        kind = "value"
         if missing is not None:
-            what, field = "required field is missing", missing["field"]
+            what, field, kind = "required field is missing", missing["field"], "missing_field"
         else:
             what = re.sub(r"\w+", lambda word: WORDS.get(word[0], word[0]), what)
             what = what.replace("`", "").replace(" | ", " or ").replace("Expected", "expected")
@@ -158,42 +174,109 @@ class Decoder:
             what,
             row=None if row is None else int(row),
             field=None if field is None else names.get(field, field),
+            kind=kind,
         )
 
-    def _check_whole(self, matrix: Array) -> None:
-        fractions = np.abs(np.fmod(matrix, 1.0)) > 0  # NaN compares false
-        if fractions.any():
-            column, row = np.argwhere(fractions)[0]
-            raise BadInputError("expected a whole number", row=int(row), field=self.names[column])
+    def _invalid(self, body: bytes) -> BadInputError:
+        """Name the place of the first NaN or infinity, if that is what is wrong."""
+        if len(body) <= LOCATE and (b"NaN" in body or b"Infinity" in body):
+            found: list[str] = []
+
+            def constant(name: str) -> object:
+                found.append(name)
+                return CONSTANT
+
+            row, field, sound = None, None, False
+            with suppress(ValueError, RecursionError):
+                row, field = _find(json.loads(body, parse_constant=constant))
+                sound = bool(found)
+            if sound:
+                known = field if field in self.columns.names else None  # else it is theirs
+                return BadInputError("JSON has no NaN or infinity: write null", row, known, "body")
+        return BadInputError(INVALID, kind="body")
 
     def _with_plain_names(self, body: bytes) -> bytes:
-        """Rename the columns that msgspec cannot name; slower, and only for such signatures."""
+        """Rename the columns in records that msgspec cannot name; only for such signatures."""
         value = msgspec.json.decode(body)
-        rows = value
-        if isinstance(value, dict):
-            rows = value.get("dataframe_records", [value])
-        if isinstance(rows, list):
-            for row in rows:
-                if isinstance(row, dict):
-                    for name, plain in self.odd.items():
-                        if name in row:
-                            row[plain] = row.pop(name)
+        records = [value]
+        for rows in (value, *(value.get(form) for form in self.forms if isinstance(value, dict))):
+            records += rows if isinstance(rows, list) else []
+        for record in records:
+            if isinstance(record, dict):
+                for name, plain in self.odd.items():
+                    if name in record:
+                        record[plain] = record.pop(name)
         return msgspec.json.encode(value)
 
 
-def _days(texts: list[str | None], field: str) -> Array:
-    days = np.full(len(texts), np.nan)
-    for row, text in enumerate(texts):
-        if text is None:
-            continue
-        try:
-            moment = datetime.fromisoformat(text)
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=UTC)
-            days[row] = (moment - EPOCH) // MICROSECOND / 86_400_000_000
-        except (ValueError, OverflowError):
-            raise BadInputError("expected a date such as 2026-01-31", row, field) from None
-    return days
+class NotJsonError(BadInputError):
+    """The body breaks JSON's grammar."""
+
+
+def reading(
+    read: Callable[[bytes], Batch],
+    body: bytes,
+    max_rows: int,
+    explain: Callable[[str], BadInputError],
+) -> Batch:
+    """Call `read`, and turn whatever JSON can do wrong into a `BadInputError`.
+
+    Each row is an object or a list; counting their beginnings tells too many of them before they
+    take twenty times their size in memory.
+    """
+    if len(body) > 2 * max_rows and body.count(b"{") + body.count(b"[") > max_rows + 1000:
+        raise TooLargeError(f"the body holds more than {max_rows} objects and lists")
+    try:
+        if not body.isascii():
+            body.decode()  # what is skipped is not decoded otherwise
+        return read(body)
+    except msgspec.ValidationError as error:
+        raise explain(str(error)) from None
+    except UnicodeDecodeError:
+        raise BadInputError("the body is not valid UTF-8", kind="body") from None
+    except msgspec.DecodeError:
+        raise NotJsonError(INVALID, kind="body") from None
+    except RecursionError:
+        raise BadInputError("the body is nested too deeply", kind="body") from None
+
+
+def check_rows(rows: int, most: int) -> None:
+    if rows == 0:
+        raise BadInputError("there is no row in the request", kind="body")
+    if rows > most:
+        raise TooLargeError(f"the body holds {rows} rows; send at most {most} at once")
+
+
+CONSTANT = object()  # stands for NaN and the infinities
+
+
+def _find(value: Any) -> tuple[int | None, str | None]:
+    """Return row and field of the first `CONSTANT`, in the shapes that have rows and fields."""
+    names: list[Any] = []
+    if isinstance(value, dict):
+        split = value.get("dataframe_split")
+        if isinstance(split, dict):
+            named = split.get("columns")
+            names = named if isinstance(named, list) else []
+            value = split.get("data")
+        elif isinstance(value.get("inputs"), dict):
+            for field, values in value["inputs"].items():
+                if isinstance(values, list) and CONSTANT in values:
+                    return values.index(CONSTANT), field
+        for form in ("dataframe_records", "instances", "inputs"):
+            if isinstance(value, dict) and isinstance(value.get(form), list):
+                value = value[form]
+    if isinstance(value, dict):
+        return None, next((field for field, v in value.items() if v is CONSTANT), None)
+    for row, values in enumerate(value if isinstance(value, list) else []):
+        if isinstance(values, dict):
+            for field, v in values.items():
+                if v is CONSTANT:
+                    return row, field
+        elif isinstance(values, list) and CONSTANT in values:
+            i = values.index(CONSTANT)
+            return row, names[i] if i < len(names) and isinstance(names[i], str) else None
+    return None, None
 
 
 def _field(i: int, column: Column) -> Any:

@@ -1,10 +1,10 @@
-"""The model as the service holds it: from a request's body to the answer's bytes."""
+"""The model as the service holds it: loaded, proven, and asked for predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -13,9 +13,13 @@ from msgspec import Struct
 from trilho import bundle
 from trilho.bundle import Golden, Manifest, Signature
 from trilho.errors import DataError, IntegrityError, UsageError
-from trilho.serving.decode import Array, BadInputError, Decoder
+from trilho.serving.columns import Array, Batch, Columns
+from trilho.serving.decode import Decoder
+from trilho.serving.messages import BadInputError
 
 Label = str | int | float | bool
+CARD = "model_card.md"
+MAX_ROWS = 100_000
 
 
 class Model(Protocol):
@@ -33,7 +37,7 @@ class Identity(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What `/invocations` answers, with one entry for each record.
+    """What `/invocations` answers, with one entry for each row.
 
     `predictions` are the golden rows' `expected`: the probability of the positive class, a list of
     probabilities in the order of the classes, or the value. A score that is no number is null.
@@ -42,6 +46,14 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     predictions: list[Any]
     decisions: list[Label | None] | None = None  # the decided classes; absent for a regression
     model: Identity
+
+
+class Prediction(NamedTuple):
+    """Some rows, and what the model made of them."""
+
+    batch: Batch
+    scores: Array  # (rows,), or (rows, classes) for multiclass
+    decisions: list[Label | None] | None
 
 
 class Card(Struct, frozen=True, kw_only=True):
@@ -59,10 +71,11 @@ class Card(Struct, frozen=True, kw_only=True):
     metrics: dict[str, float | None]
     environment: dict[str, str]
     columns: list[bundle.Column]
+    card: str | None  # the model card, in Markdown
 
 
 class Predictor:
-    """A loaded model with its signature; `answer` is all of the hot path."""
+    """A loaded model with its signature: from values to an answer. Threads may share it."""
 
     def __init__(
         self,
@@ -71,46 +84,60 @@ class Predictor:
         manifest: Manifest,
         digest: str,
         version: str | None,
+        *,
+        card: str | None = None,
+        max_rows: int = MAX_ROWS,
     ) -> None:
         self.model = model
+        self.signature = signature
         self.manifest = manifest
+        self.max_rows = max_rows
         self.identity = Identity(name=manifest.name, version=version, digest=digest)
-        self.card = msgspec.json.encode(
-            Card(
-                name=manifest.name,
-                version=version,
-                digest=digest,
-                task=manifest.task,
-                serving=manifest.serving,
-                target=signature.target,
-                classes=signature.classes,
-                positive=signature.positive,
-                threshold=signature.threshold,
-                metrics=manifest.metrics,
-                environment=manifest.environment,
-                columns=signature.columns,
-            )
+        self.card = Card(
+            name=manifest.name,
+            version=version,
+            digest=digest,
+            task=manifest.task,
+            serving=manifest.serving,
+            target=signature.target,
+            classes=signature.classes,
+            positive=signature.positive,
+            threshold=signature.threshold,
+            metrics=manifest.metrics,
+            environment=manifest.environment,
+            columns=signature.columns,
+            card=card,
         )
-        self._decoder = Decoder(signature)
+        self.columns = Columns(signature)
+        self.decoder = Decoder(self.columns, max_rows)
         self._decide = _decider(signature)
         self._encode = msgspec.json.Encoder().encode
+        self.golden_range = (0.0, 1.0)  # of the scores that `check` saw
 
-    def answer(self, body: bytes) -> bytes:
-        """Return the answer's JSON for a request's body.
+    def predict(self, batch: Batch) -> Prediction:
+        """Predict some rows.
 
         Raises
         ------
         BadInputError
-            The body is not what the signature asks for.
+            The model was told to refuse one of the rows.
         """
         try:
-            scores = self.model.predict(self._decoder.read(body))
+            scores = self.model.predict(batch.columns)
         except IntegrityError:
             raise
         except DataError as error:  # such as a category that the model was told to refuse
-            raise BadInputError(error.message) from None
+            raise BadInputError(error.message, kind="refused") from None
+        return Prediction(batch, scores, self._decide(scores))
+
+    def encode(self, prediction: Prediction) -> bytes:
+        """Return the JSON of `/invocations`."""
         return self._encode(
-            Answer(predictions=scores.tolist(), decisions=self._decide(scores), model=self.identity)
+            Answer(
+                predictions=prediction.scores.tolist(),
+                decisions=prediction.decisions,
+                model=self.identity,
+            )
         )
 
     def check(self, golden: Golden) -> float:
@@ -124,7 +151,7 @@ class Predictor:
         if not golden.rows:
             raise IntegrityError("The bundle holds no golden rows, so nothing proves this model.")
         try:
-            scores = self.model.predict(self._decoder.read(msgspec.json.encode(golden.rows)))
+            scores = self.model.predict(self.decoder.read(msgspec.json.encode(golden.rows)).columns)
         except BadInputError as error:
             raise IntegrityError(
                 f"Golden row {error.row} does not fit the signature: {error.message} "
@@ -146,10 +173,18 @@ class Predictor:
                 hint="Serve with these versions: "
                 + ", ".join(f"{name} {version}" for name, version in sorted(made.items())),
             )
+        self.golden_range = (float(expected.min()), float(expected.max()))
         return float(difference.max())
 
 
-def load(folder: Path, manifest: Manifest, digest: str, version: str | None) -> Predictor:
+def load(
+    folder: Path,
+    manifest: Manifest,
+    digest: str,
+    version: str | None,
+    *,
+    max_rows: int = MAX_ROWS,
+) -> Predictor:
     """Load the verified bundle in `folder` and repeat its golden rows.
 
     Raises
@@ -176,7 +211,16 @@ def load(folder: Path, manifest: Manifest, digest: str, version: str | None) -> 
                 hint="Use the larger image: docker build --target sklearn .",
             ) from None
         model = Archive(folder / "model.joblib", signature)
-    predictor = Predictor(model, signature, manifest, digest, version)
+    card = folder / CARD
+    predictor = Predictor(
+        model,
+        signature,
+        manifest,
+        digest,
+        version,
+        card=card.read_text("utf-8", "replace") if card.is_file() else None,
+        max_rows=max_rows,
+    )
     predictor.check(bundle.read_golden(folder))
     return predictor
 

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import uvicorn
 import uvloop
 
 from trilho.errors import TrilhoError, UsageError
-from trilho.serving import log, settings, source
+from trilho.serving import cores, emf, log, settings, source
 from trilho.serving.app import App
+from trilho.serving.auth import Keys
+from trilho.serving.measures import Measures
 from trilho.serving.predictor import Predictor, load
 from trilho.serving.settings import Settings
-
-# Longer than a load balancer keeps idle connections (60 s on AWS), so that the balancer is always
-# the one to close them: it would answer 502 when a request meets a closing connection.
-KEEP_ALIVE_SECONDS = 75
-# For requests in flight, after the drain: with its default of 5 s far below ECS's 30 s.
-FINISH_SECONDS = 15
+from trilho.serving.supervisor import Supervisor, memory
+from trilho.serving.worker import FINISH_SECONDS, Worker
 
 
 def run_from_environment() -> int:
@@ -31,18 +28,17 @@ def run_from_environment() -> int:
     started = time.monotonic()
     log.capture_libraries()
     try:
-        serve(settings.read(os.environ), started)
+        return serve(settings.read(os.environ), started)
     except TrilhoError as error:
         log.event("failed", error=error.message, hint=error.hint)
         return error.exit_code
     except Exception as error:
         log.event("failed", error=f"This is a bug in trilho: {log.where(error)}.")
         return 1
-    return 0
 
 
-def serve(options: Settings, started: float | None = None) -> None:
-    """Answer requests until SIGTERM or SIGINT.
+def serve(options: Settings, started: float | None = None) -> int:
+    """Answer requests until SIGTERM or SIGINT; return the exit code.
 
     Nothing listens before the bundle is verified and its golden rows are repeated: a wrong model or
     a wrong environment never takes traffic.
@@ -56,14 +52,15 @@ def serve(options: Settings, started: float | None = None) -> None:
     started = time.monotonic() if started is None else started
     log.event("start", model=options.uri or str(options.folder), digest=options.digest)
     with _bound(options) as listener:
-        predictor = _load(options)
-        uvloop.run(_Server(App(predictor), options, listener, started).live())
+        service = Service(options, _load(options), listener, started)
+        code = service.run()
     log.event("stopped", seconds=round(time.monotonic() - started, 3))
+    return code
 
 
 def _load(options: Settings) -> Predictor:
     with source.fetch(options) as (folder, manifest, digest):
-        return load(folder, manifest, digest, options.version)
+        return load(folder, manifest, digest, options.version, max_rows=options.limits.rows)
 
 
 @contextmanager
@@ -82,41 +79,92 @@ def _bound(options: Settings) -> Iterator[socket.socket]:
         yield listener
 
 
-class _Server(uvicorn.Server):
-    """uvicorn with our way to end: not ready at once, answering for the drain, then closing."""
+class Service:
+    """A proven model and a port for it; one worker in this process, or several of their own."""
 
     def __init__(
-        self, app: App, options: Settings, listener: socket.socket, started: float
+        self, options: Settings, predictor: Predictor, listener: socket.socket, started: float
     ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=FINISH_SECONDS,
-            )
-        )
-        self._app = app
         self._options = options
+        self._predictor = predictor
         self._listener = listener
         self._started = started
+        self._measures = Measures(predictor)
+        self._measures.registry.open(options.workers)
 
-    async def live(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._drain)
-        loop.add_signal_handler(signal.SIGINT, self._close)
-        await self.serve(sockets=[self._listener])
+    def run(self) -> int:
+        options = self._options
+        if options.workers == 1:
+            self._work(0, None, lambda: self._ready([os.getpid()]))
+            return 0
+        return Supervisor(
+            options.workers,
+            self._work,
+            ready=self._ready,
+            drain=self._drain,
+            end_seconds=options.drain_seconds + FINISH_SECONDS,
+        ).run()
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+    def _work(self, number: int, lifeline: int | None, ready: Callable[[], None]) -> None:
+        """Be a worker until its end."""
+        options, measures = self._options, self._measures
+        measures.registry.use(number)
+        lines = log.Lines(sys.stderr.fileno())
+        log.through(lines)
+        app = App(
+            self._predictor,
+            measures=measures if options.metrics else None,
+            keys=Keys(options.keys) if options.keys else None,
+            lines=None if options.log_requests == "none" else lines,
+            log_all=options.log_requests == "all",
+        )
+        worker = Worker(
+            app,
+            options,
+            self._listener,
+            number=number,
+            measures=measures,
+            lines=lines,
+            threads=max(1, cores.available() // options.workers),
+        )
+
+        async def live() -> None:
+            if lifeline is not None:
+                _end_with_parent(lifeline, worker.close)
+            await worker.live(ready)
+
+        with self._emf(number, worker):
+            uvloop.run(live())
+        log.through(None)
+        lines.close(seconds=2)
+
+    @contextmanager
+    def _emf(self, number: int, worker: Worker) -> Iterator[None]:
+        """Let the first worker write the metrics of all."""
+        options = self._options
+        if options.emf is None or number != 0:
+            yield
+            return
+        source = emf.Lines(options.emf, self._measures, self._predictor.identity)
+        out = log.Lines(sys.stdout.fileno())
+        due = time.monotonic() + options.emf_seconds
+
+        def tick() -> None:
+            nonlocal due
+            if time.monotonic() >= due:
+                due += options.emf_seconds
+                out.add(source.next())
+                out.flush()
+
+        worker.on_tick.append(tick)
+        yield
+        out.add(source.next())
+        out.close(seconds=2)
+
+    def _ready(self, pids: list[int]) -> None:
         host, port = self._listener.getsockname()[:2]
-        identity = self._app.predictor.identity
+        identity = self._predictor.identity
+        used = memory(pids)
         log.event(
             "ready",
             host=host,
@@ -124,21 +172,23 @@ class _Server(uvicorn.Server):
             model=identity.name,
             version=identity.version,
             digest=identity.digest,
+            workers=len(pids),
+            memory_mb=None if used is None else round(used / 1024**2),
+            api_key=bool(self._options.keys),
             seconds=round(time.monotonic() - self._started, 3),
         )
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield  # ours are on the loop; uvicorn's would close at once and end by the signal
-
     def _drain(self) -> None:
-        if self._app.draining:  # a second signal: whoever sends it does not want to wait
-            self._close()
-            return
-        self._app.draining = True
         log.event("drain", seconds=self._options.drain_seconds)
-        asyncio.get_running_loop().call_later(self._options.drain_seconds, self._close)
+        self._listener.close()  # the workers have theirs, and close them after the last client
 
-    def _close(self) -> None:
-        self._app.draining = True
-        self.should_exit = True
+
+def _end_with_parent(lifeline: int, end: Callable[[], None]) -> None:
+    """Call `end` when the other end of the pipe closes, which it does when the parent dies."""
+    loop = asyncio.get_running_loop()
+
+    def gone() -> None:
+        loop.remove_reader(lifeline)
+        end()
+
+    loop.add_reader(lifeline, gone)

@@ -3,32 +3,65 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
 
 from trilho.errors import UsageError
+from trilho.serving import cores
 
 SAGEMAKER_FOLDER = Path("/opt/ml/model")
 HOST = "0.0.0.0"  # noqa: S104 - a container's service listens on all of its addresses
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+KEY = re.compile(r"[!-~]+")
+MAX_WORKERS = 256
 
 USAGE = """\
-Usage: python -m trilho.serving [serve]
+Usage: python -m trilho.serving [serve] [--workers N]
 
 Answers predictions over HTTP from one verified bundle. Environment variables:
-  TRILHO_MODEL_URI      registry that holds the bundle: s3://bucket/prefix or a folder
-  TRILHO_MODEL_DIGEST   sha256:... of the bundle; needed with TRILHO_MODEL_URI
-  TRILHO_MODEL_VERSION  label of the version, repeated in answers
-  TRILHO_MODEL_DIR      a bundle's folder, instead of a registry; default /opt/ml/model
-  TRILHO_HOST           address to listen on; default 0.0.0.0
-  TRILHO_PORT           port to listen on, 0 takes a free one; default 8080
-  TRILHO_DRAIN_SECONDS  time to keep answering, not ready, after SIGTERM; default 5"""
+  TRILHO_MODEL_URI        registry that holds the bundle: s3://bucket/prefix or a folder
+  TRILHO_MODEL_DIGEST     sha256:... of the bundle; needed with TRILHO_MODEL_URI
+  TRILHO_MODEL_VERSION    label of the version, repeated in answers
+  TRILHO_MODEL_DIR        a bundle's folder, instead of a registry; default /opt/ml/model
+  TRILHO_HOST             address to listen on; default 0.0.0.0
+  TRILHO_PORT             port to listen on, 0 takes a free one; default 8080
+  TRILHO_WORKERS          processes that answer; default: the cores of the container
+  TRILHO_DRAIN_SECONDS    time to keep answering, not ready, after SIGTERM; default 5
+  TRILHO_API_KEY          key that callers must show; several are separated by commas
+  TRILHO_API_KEY_FILE     file with such keys, one on each line
+  TRILHO_MAX_BODY_MB      largest body of a request; default 10
+  TRILHO_MAX_ROWS         most rows in a request; default 100000
+  TRILHO_MAX_CONNECTIONS  connections that a worker holds; default 1000
+  TRILHO_QUEUE            predictions that may wait in a worker; default 1000
+  TRILHO_QUEUE_SECONDS    while one has waited longer, others are refused; default 1
+  TRILHO_REQUEST_SECONDS  for a request to arrive, and for its answer to be read; default 30
+  TRILHO_LOG_REQUESTS     all, errors or none; default all
+  TRILHO_METRICS          true or false: count and time, and answer /metrics; default true
+  TRILHO_EMF              namespace for metrics in CloudWatch's embedded format on stdout
+  TRILHO_EMF_SECONDS      time between two of their lines; default 60"""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What one worker takes at most."""
+
+    body: int = 10 * 1024 * 1024  # bytes
+    rows: int = 100_000
+    connections: int = 1000
+    queue: int = 1000
+    queue_seconds: float = 1.0
+    receive_seconds: float = 30.0
+    send_seconds: float = 30.0
+
+    @property
+    def memory(self) -> int:
+        """Bytes of bodies that may be in memory at a time."""
+        return 4 * self.body
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """Where the model is and where to listen; exactly one of `uri` and `folder` is set."""
+    """Where the model is, where to listen, and how; one of `uri` and `folder` is set."""
 
     uri: str | None = None
     folder: Path | None = None
@@ -36,7 +69,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     version: str | None = None
     host: str = HOST
     port: int = 8080
+    workers: int = 1
     drain_seconds: float = 5.0
+    keys: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    log_requests: str = "all"  # all | errors | none
+    metrics: bool = True
+    emf: str | None = None  # namespace
+    emf_seconds: float = 60.0
 
 
 def read(environment: Mapping[str, str]) -> Settings:
@@ -48,6 +88,48 @@ def read(environment: Mapping[str, str]) -> Settings:
         Naming the variable that is missing, contradicts another one or cannot be read.
     """
     value = {key: text for key, text in environment.items() if text.strip()}.get
+    uri, folder, digest = _model(value)
+
+    def number(name: str, default: float, smallest: float, largest: float) -> float:
+        return _number(name, value(name, f"{default:g}"), smallest, largest)
+
+    def whole(name: str, default: int, smallest: int, largest: int) -> int:
+        return int(_number(name, value(name, str(default)), smallest, largest, whole=True))
+
+    metrics = _one_of("TRILHO_METRICS", value("TRILHO_METRICS", "true"), "true", "false")
+    emf = value("TRILHO_EMF")
+    if emf is not None and metrics == "false":
+        raise UsageError("TRILHO_EMF needs metrics, and TRILHO_METRICS says false.")
+    seconds = number("TRILHO_REQUEST_SECONDS", 30, 0.1, 3600)
+    return Settings(
+        uri=uri,
+        folder=None if folder is None else Path(folder),
+        digest=digest,
+        version=value("TRILHO_MODEL_VERSION"),
+        host=value("TRILHO_HOST", HOST),
+        port=whole("TRILHO_PORT", 8080, 0, 65535),
+        workers=whole("TRILHO_WORKERS", cores.available(), 1, MAX_WORKERS),
+        drain_seconds=number("TRILHO_DRAIN_SECONDS", 5, 0, 100),
+        keys=_keys(value("TRILHO_API_KEY"), value("TRILHO_API_KEY_FILE")),
+        limits=Limits(
+            body=int(number("TRILHO_MAX_BODY_MB", 10, 0.001, 1024) * 1024**2),
+            rows=whole("TRILHO_MAX_ROWS", 100_000, 1, 100_000_000),
+            connections=whole("TRILHO_MAX_CONNECTIONS", 1000, 1, 1_000_000),
+            queue=whole("TRILHO_QUEUE", 1000, 1, 1_000_000),
+            queue_seconds=number("TRILHO_QUEUE_SECONDS", 1, 0.001, 3600),
+            receive_seconds=seconds,
+            send_seconds=seconds,
+        ),
+        log_requests=_one_of(
+            "TRILHO_LOG_REQUESTS", value("TRILHO_LOG_REQUESTS", "all"), "all", "errors", "none"
+        ),
+        metrics=metrics == "true",
+        emf=emf,
+        emf_seconds=number("TRILHO_EMF_SECONDS", 60, 0.1, 3600),
+    )
+
+
+def _model(value: Callable[[str], str | None]) -> tuple[str | None, str | None, str | None]:
     uri, folder, digest = (
         value("TRILHO_MODEL_URI"),
         value("TRILHO_MODEL_DIR"),
@@ -67,22 +149,44 @@ def read(environment: Mapping[str, str]) -> Settings:
         )
     if digest is not None and not DIGEST.fullmatch(digest):
         raise UsageError("TRILHO_MODEL_DIGEST must be 'sha256:' and 64 hexadecimal digits.")
-    return Settings(
-        uri=uri,
-        folder=None if folder is None else Path(folder),
-        digest=digest,
-        version=value("TRILHO_MODEL_VERSION"),
-        host=value("TRILHO_HOST", HOST),
-        port=int(_number("TRILHO_PORT", value("TRILHO_PORT", "8080"), 65535)),
-        drain_seconds=_number("TRILHO_DRAIN_SECONDS", value("TRILHO_DRAIN_SECONDS", "5"), 100),
-    )
+    return uri, folder, digest
 
 
-def _number(name: str, text: str, largest: int) -> float:
+def _keys(text: str | None, file: str | None) -> tuple[str, ...]:
+    """Return the API keys; a key is never repeated in a message."""
+    if text is not None and file is not None:
+        raise UsageError("Set one of TRILHO_API_KEY and TRILHO_API_KEY_FILE, not both.")
+    if file is not None:
+        try:
+            text = Path(file).read_text("utf-8").replace("\n", ",")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise UsageError(f"TRILHO_API_KEY_FILE {file} cannot be read: {reason}.") from None
+    if text is None:
+        return ()
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    name = "TRILHO_API_KEY" if file is None else f"TRILHO_API_KEY_FILE {file}"
+    if not keys:  # whoever sets it wants the service closed
+        raise UsageError(f"{name} holds no key.")
+    if not all(KEY.fullmatch(key) for key in keys):
+        raise UsageError(f"{name} holds a key with a space or a character beyond ASCII.")
+    return keys
+
+
+def _one_of(name: str, text: str, *known: str) -> str:
+    if text not in known:
+        raise UsageError(f"{name} must be {', '.join(known[:-1])} or {known[-1]}, not {text!r}.")
+    return text
+
+
+def _number(name: str, text: str, smallest: float, largest: float, *, whole: bool = False) -> float:
     try:
         number = float(text)
     except ValueError:
-        number = -1.0
-    if not 0 <= number <= largest or (name == "TRILHO_PORT" and number % 1):
-        raise UsageError(f"{name} must be a number from 0 to {largest}, not {text!r}.")
+        number = float("nan")
+    if not smallest <= number <= largest or (whole and number % 1):
+        what = "a whole number" if whole else "a number"
+        raise UsageError(
+            f"{name} must be {what} from {smallest:.15g} to {largest:.15g}, not {text!r}."
+        )
     return number

@@ -62,5 +62,5 @@ def needed(manifest: Manifest) -> list[str]:
     return [
         name
         for name in manifest.files
-        if name in ("signature.json", "golden.json") or name.startswith(model)
+        if name in ("signature.json", "golden.json", "model_card.md") or name.startswith(model)
     ]

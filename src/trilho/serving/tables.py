@@ -1,0 +1,184 @@
+"""CSV, and Parquet where pyarrow is installed: the formats that files come in."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from trilho.bundle import Column
+from trilho.serving.columns import Batch, Columns
+from trilho.serving.decode import check_rows
+from trilho.serving.messages import BadInputError, TooLargeError
+
+# The texts that mean "missing" in a CSV, and the two booleans: as in the reading of datasets.
+MISSING = {
+    *("", "NA", "N/A", "n/a", "#N/A", "nan", "NaN"),
+    *("null", "NULL", "None", "<NA>", "NaT"),
+}
+BOOLEANS = dict.fromkeys(["true", "True", "TRUE"], True) | dict.fromkeys(
+    ["false", "False", "FALSE"], False
+)
+# Others can hold a thousand times their size, all of which would have to be in memory.
+CODECS = {"UNCOMPRESSED", "SNAPPY", "LZ4"}
+BATCH = 8192
+
+
+def read_csv(body: bytes, columns: Columns, max_rows: int, *, header: bool) -> Batch:
+    """Return the rows of a CSV; without a header they have the signature's columns, in order.
+
+    Raises
+    ------
+    BadInputError
+        With the row (from 0, the header not counted) and the field where there is one.
+    TooLargeError
+        More rows than are taken at once.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadInputError("the body is not valid UTF-8", kind="body") from None
+    records = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[list[str]] = []
+    names = None if header else columns.given
+    try:
+        for record in records:
+            if not record:  # a blank line
+                continue
+            if names is None:
+                names = record
+                continue
+            if len(record) != len(names):
+                raise BadInputError(f"expected {len(names)} values", len(rows))
+            rows.append(record)
+            if len(rows) > max_rows:
+                raise TooLargeError(f"the body holds more than {max_rows} rows")
+    except csv.Error:
+        raise BadInputError("the body is not valid CSV", len(rows), kind="body") from None
+    check_rows(len(rows), max_rows)
+    assert names is not None
+    if len(set(names)) != len(names):
+        raise BadInputError("a column is named twice", kind="body")
+    texts = dict(zip(names, zip(*rows, strict=True), strict=True))
+    values: dict[str, Sequence[Any]] = {
+        column.name: _parsed(column, texts[column.name])
+        for column in columns.all
+        if column.name in texts
+    }
+    if columns.id in texts:
+        values[columns.id] = [None if text in MISSING else text for text in texts[columns.id]]
+    return columns.from_lists(values, len(rows))
+
+
+def _parsed(column: Column, texts: Sequence[str]) -> list[Any]:
+    """Return the values that the texts stand for, None for missing."""
+    if column.kind == "boolean":
+        return [
+            None if text in MISSING else _boolean(text, row, column.name)
+            for row, text in enumerate(texts)
+        ]
+    if column.kind in ("number", "integer"):
+        try:
+            return [None if text in MISSING else _number(text) for text in texts]
+        except ValueError:
+            row = next(i for i, text in enumerate(texts) if not _is_number(text))
+            raise BadInputError("expected number", row, column.name) from None
+    return [None if text in MISSING else text for text in texts]
+
+
+def _boolean(text: str, row: int, field: str) -> bool:
+    if text not in BOOLEANS:
+        raise BadInputError("expected true or false", row, field)
+    return BOOLEANS[text]
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if "_" in text or math.isnan(number):  # which Python takes for numbers
+        raise ValueError
+    return number
+
+
+def _is_number(text: str) -> bool:
+    try:
+        _number(text)
+    except ValueError:
+        return text in MISSING
+    return True
+
+
+def parquet_is_possible() -> bool:
+    return importlib.util.find_spec("pyarrow") is not None
+
+
+def read_parquet(body: bytes, columns: Columns, max_rows: int) -> Batch:
+    """Return the rows of a Parquet file, of flat columns that are compressed with Snappy or LZ4.
+
+    Raises
+    ------
+    BadInputError
+        With the row (from 0) and the field where there is one.
+    TooLargeError
+        More rows than are taken at once.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    wanted = [name for name in (*columns.names, columns.id) if name is not None]
+    texts = [column.name for column in columns.all if column.kind == "string"]
+    lists: dict[str, list[Any]] = {}
+    rows = 0
+    try:
+        # texts as dictionaries: a file may repeat one long text a million times
+        source = pa.BufferReader(body)
+        with parquet.ParquetFile(source, read_dictionary=texts) as file:
+            _check_parquet(file, max_rows)
+            present = [name for name in wanted if file.schema_arrow.get_field_index(name) >= 0]
+            lists = {name: [] for name in present}
+            for batch in file.iter_batches(BATCH, columns=present, use_threads=False):
+                rows += batch.num_rows
+                if rows > max_rows:
+                    raise TooLargeError(f"the body holds more than {max_rows} rows")
+                for name in present:
+                    lists[name] += _values(batch.column(name))
+    except (pa.ArrowException, OSError):  # their texts may quote the file
+        raise BadInputError("the body is not valid Parquet", kind="body") from None
+    if not present:
+        rows = file.metadata.num_rows
+    check_rows(rows, max_rows)
+    return columns.from_lists(lists, rows)
+
+
+def _check_parquet(file: Any, max_rows: int) -> None:
+    import pyarrow as pa
+
+    check_rows(file.metadata.num_rows, max_rows)
+    schema = file.schema_arrow
+    if len(set(schema.names)) != len(schema.names):
+        raise BadInputError("a column is named twice", kind="body")
+    if any(pa.types.is_nested(field.type) for field in schema):
+        raise BadInputError("nested columns are not supported", kind="body")
+    for group in range(file.metadata.num_row_groups):
+        described = file.metadata.row_group(group)
+        for i in range(described.num_columns):
+            if described.column(i).compression not in CODECS:
+                raise BadInputError("compress Parquet with Snappy, or not at all", kind="body")
+
+
+def _values(array: Any) -> list[Any]:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(array.type):
+        words = array.dictionary.to_pylist()
+        return [None if i is None else words[i] for i in array.indices.to_pylist()]
+    if pa.types.is_date(array.type) or pa.types.is_timestamp(array.type):
+        if pa.types.is_timestamp(array.type):
+            array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
+        return [None if moment is None else moment.isoformat() for moment in array.to_pylist()]
+    values: list[Any] = array.to_pylist()
+    if pa.types.is_floating(array.type):
+        return [None if value is None or value != value else value for value in values]
+    return values

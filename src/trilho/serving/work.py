@@ -1,0 +1,133 @@
+"""The predictions that wait: small ones for the loop, large ones for a thread.
+
+A small prediction takes less time than handing it to a thread, so the loop computes it, a few at a
+time, and looks at the network in between. What waits is bounded, in number and in time: where the
+first in the line has waited too long, the next one is told so at once and not after the same wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from trilho.serving.messages import OVERLOADED, Request, Response
+
+if TYPE_CHECKING:
+    from trilho.serving.connection import Connection
+
+# Larger bodies are answered in a thread: on the loop they would hold up the others.
+INLINE_BODY = 32 * 1024
+# What the loop computes before it looks at the network again.
+SLICE_SECONDS = 0.0005
+
+
+class Waiting(NamedTuple):
+    request: Request
+    connection: Connection
+
+
+class Work:
+    """The line of small predictions, and that of large ones.
+
+    Parameters
+    ----------
+    answer
+        What answers a request; called by the loop and by threads.
+    turn
+        Called with the seconds that a request has waited when its turn comes.
+    most
+        How many may wait in each line.
+    patience
+        Seconds; while the first of a line has waited longer, nobody is let in.
+    threads
+        How many large predictions are computed at once.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Request], Response],
+        turn: Callable[[float], None] | None,
+        *,
+        most: int,
+        patience: float,
+        threads: int,
+    ) -> None:
+        self._answer = answer
+        self._turn = turn
+        self._most = most
+        self._patience = patience
+        self._small: deque[Waiting] = deque()
+        self._large: deque[Waiting] = deque()
+        self._threads = ThreadPoolExecutor(threads, "predict")
+        self._idle = threads
+        self._scheduled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __len__(self) -> int:
+        return len(self._small) + len(self._large)
+
+    def submit(self, request: Request, connection: Connection) -> Response | None:
+        """Let a request wait for its turn; return a refusal if there is too much already."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        large = len(request.body) > INLINE_BODY or request.large
+        line = self._large if large else self._small
+        if line and (
+            len(line) >= self._most or request.whole - line[0].request.whole > self._patience
+        ):
+            return OVERLOADED
+        line.append(Waiting(request, connection))
+        if large:
+            self._next_large()
+        elif not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._next_small)
+        return None
+
+    def _next_small(self) -> None:
+        line = self._small
+        until = time.monotonic() + SLICE_SECONDS
+        while line:
+            request, connection = line.popleft()
+            if connection.gone:
+                connection.release(request)
+                continue
+            if self._turn is not None:
+                self._turn(time.monotonic() - request.whole)
+            connection.respond_later(request, self._answer(request))
+            if time.monotonic() > until:
+                break
+        self._scheduled = bool(line)
+        if line:
+            assert self._loop is not None
+            self._loop.call_soon(self._next_small)
+
+    def _next_large(self) -> None:
+        while self._large and self._idle:
+            request, connection = self._large.popleft()
+            if connection.gone:
+                connection.release(request)
+                continue
+            if self._turn is not None:
+                self._turn(time.monotonic() - request.whole)
+            self._idle -= 1
+            self._threads.submit(self._in_thread, request, connection)
+
+    def _in_thread(self, request: Request, connection: Connection) -> None:
+        response = self._answer(request)
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the loop has ended without waiting
+            self._loop.call_soon_threadsafe(self._done, request, connection, response)
+
+    def _done(self, request: Request, connection: Connection, response: Response) -> None:
+        self._idle += 1
+        connection.respond_later(request, response)
+        self._next_large()
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
