@@ -107,9 +107,8 @@ def ship(registry: Registry, version: int, url: str, **more: Any) -> Deployment:
         version,
         Deploy(**(names | settings | given)),
         registry_url=registry.store.url,
-        source=BY,
         poll=0.05,
-        **more,
+        **({"source": BY} | more),
     )
 
 
@@ -264,7 +263,7 @@ def test_a_deployment_killed_before_it_was_noted_is_finished_by_a_rerun(
             raise trouble
         return move(self, name, *arguments, **options)
 
-    for trouble in (Killed(), UnavailableError("S3 does not answer")):
+    for trouble in (UnavailableError("S3 does not answer"), Killed()):
         with monkeypatch.context() as patch:
             patch.setattr(Registry, "move_alias", stopped)
             with pytest.raises(type(trouble)):
@@ -851,11 +850,13 @@ def test_a_killed_rollback_goes_to_the_same_version_when_run_again(
 
 
 def test_a_rollback_run_again_goes_no_further_back(
-    three: list[str], cluster: Any, registry: Registry, answers: Answers
+    three: list[str], cluster: Any, registry: Registry, answers: Answers, tmp_path: Path
 ) -> None:
+    def by(number: int) -> Source:
+        return Source(actor="ada", run_url=f"https://github.example/o/r/actions/runs/{number}")
+
     def run(number: int, **more: Any) -> Deployment:
-        url = f"https://github.example/o/r/actions/runs/{number}"
-        return back(registry, answers.url, source=Source(actor="ada", run_url=url), **more)
+        return back(registry, answers.url, source=by(number), **more)
 
     assert run(7).after.version == 2
     history = registry.history()
@@ -866,6 +867,10 @@ def test_a_rollback_run_again_goes_no_further_back(
     with pytest.raises(UsageError, match="Version 2 is the champion already"):
         run(8, to=2)
     assert run(8).after.version == 1  # another run is another wish
+    # a run that deployed by itself and then wants to go back has not gone back yet
+    publish(registry, tmp_path / "4", 0.9)
+    ship(registry, 4, answers.url, source=by(9))
+    assert run(9).after.version == 1
 
 
 def test_rollback_goes_to_what_was_champion_not_to_what_was_only_merged(
