@@ -202,7 +202,7 @@ def test_bad_rows_exit_3_with_column_check_value_and_line(place: Path, tmp_path:
         (["train", "--set", "nonsense"], "takes KEY=VALUE, not 'nonsense'"),
         (["train", "--params", "{max_iter: 5}"], "--params (TRILHO_PARAMS) takes a JSON object"),
         (["train", "--params", "[1]"], "takes a JSON object, not '[1]'"),
-        (["train", "--search", "maybe"], "'maybe' is not one of"),
+        (["train", "--search", "maybe"], "--search (TRILHO_SEARCH) takes on or off, not 'maybe'."),
         (["nonsense"], "No such command"),
     ],
 )

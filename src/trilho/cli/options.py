@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,12 +37,6 @@ def _lines(given: list[str] | None) -> list[str]:
     """The texts given, else the lines of TRILHO_SET; typer's own way would split at blanks."""
     lines = given or os.environ.get("TRILHO_SET", "").splitlines()
     return [line for line in lines if line.strip()]
-
-
-class SearchMode(StrEnum):
-    PIPELINE = "pipeline"
-    ON = "on"
-    OFF = "off"
 
 
 Config = Annotated[
@@ -78,11 +71,13 @@ Params = Annotated[
     ),
 ]
 Search = Annotated[
-    SearchMode | None,
+    str | None,
     typer.Option(
         "--search",
+        metavar="on|off",
         envvar="TRILHO_SEARCH",
-        help="Search hyper-parameters or not, whatever model.search.enabled says.",
+        help="Search hyper-parameters or not, whatever model.search.enabled says; `pipeline`: "
+        "as it says.",
     ),
 ]
 Force = Annotated[
@@ -105,10 +100,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 CONFIG = Path("pipeline.yaml")
 RUN = Path(".trilho/run")
+SEARCH = {None: None, "pipeline": None, "on": True, "off": False}
 
 
 def overrides(
-    settings: list[str] | None, data: str | None, params: str | None, search: SearchMode | None
+    settings: list[str] | None, data: str | None, params: str | None, search: str | None
 ) -> Overrides:
     """Turn what was given beside the pipeline file into one record.
 
@@ -125,11 +121,13 @@ def overrides(
         if not equals or not key.strip():
             raise UsageError(f"--set (TRILHO_SET, one a line) takes KEY=VALUE, not {text!r}.")
         pairs[key.strip()] = value
+    if search not in SEARCH:
+        raise UsageError(f"--search (TRILHO_SEARCH) takes on or off, not {search!r}.")
     return Overrides(
         settings=pairs,
         data=data,
         params=_parameters(params) if params else {},
-        search=None if search in (None, SearchMode.PIPELINE) else search is SearchMode.ON,
+        search=SEARCH[search],
     )
 
 
