@@ -1,9 +1,9 @@
 # Every target explains itself: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-stop test lint format lock schema benchmark clean
+.PHONY: help setup demo demo-stop test lint lint-workflows secrets audit format lock schema benchmark clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 demo: setup ## Carry a model from data to an answering service, on this machine, with no cloud account
 	@.venv/bin/trilho demo
@@ -18,7 +18,18 @@ lint: setup ## Check style, types, the house's contracts and generated files
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+	@.venv/bin/mypy --strict scripts/*.py .github/actions/setup/*.py
 	@.venv/bin/lint-imports
+
+lint-workflows: setup ## Check workflows, actions and shell scripts without running them (npm fetches GitHub's parser)
+	@scripts/lint-workflows
+
+secrets: setup ## Find secrets in the files of the repository
+	@scripts/scan-secrets
+
+audit: setup ## Find known vulnerabilities in the locks (asks PyPI's advisory service)
+	@.venv/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes \
+		$(foreach lock,$(wildcard requirements*.txt),--requirement $(lock))
 
 format: setup ## Format the code
 	@.venv/bin/ruff check --fix-only --quiet .

@@ -20,7 +20,8 @@ from wheels import make_wheel
 REPOSITORY = Path(__file__).parents[2]
 ACTION = Path(".github", "actions", "setup")
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
-UV = shutil.which("uv") or shutil.which(REPOSITORY / ".trilho/uv/bin/uv")
+PLACES = ("uv", Path.home() / ".local/bin/uv", REPOSITORY / ".trilho/uv/bin/uv")  # of scripts/setup
+UV = next(filter(None, map(shutil.which, PLACES)), None)
 
 
 @dataclass
