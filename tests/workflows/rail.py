@@ -5,9 +5,9 @@
     run = runner.run(repository, "pull-request.yml", "pull_request", payload, secrets={…})
     assert run.results == {"model": "success"}
 
-What GitHub does and act does not is done here in a copy of the files: `$/X` becomes `OWNER/REPO/X@self`,
-and every third-party action is a stand-in from `actions/`. A run sees nothing of this process's
-AWS, GitHub or Trilho settings.
+What GitHub does and act does not is done here in a copy of the files: `$/X` becomes
+`OWNER/REPO/X@self`, and every third-party action is a stand-in from `actions/`. A run sees nothing
+of this process's AWS, GitHub or Trilho settings.
 """
 
 from __future__ import annotations
@@ -161,6 +161,17 @@ def prepare(path: Path, name: str) -> None:
         file.write_text(text, encoding="utf-8")
 
 
+def copy_actions(path: Path, target: Path) -> None:
+    """Copy what actions need of their repository; act copies that again for each step."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name in (".github", "src", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+        if (path / name).is_dir():
+            shutil.copytree(path / name, target / name)
+        elif (path / name).exists():
+            shutil.copy(path / name, target / name)
+
+
 def yaml_files(path: Path) -> list[Path]:
     """The workflows and actions of a repository."""
     return sorted(p for p in (path / ".github").rglob("*.y*ml") if p.is_file())
@@ -197,6 +208,10 @@ class Run:
     def output(self, job: str, step: str, name: str) -> str:
         """An output of a step; empty, as in an expression, when it was not set."""
         return self.outputs.get(job, {}).get(step, {}).get(name, "")
+
+    def expect(self, **results: str) -> None:
+        """Fail with the log unless exactly these jobs ran, and ended so."""
+        assert self.results == results, f"expected {results}, got {self!r}"
 
     def errors(self) -> list[Annotation]:
         return [a for a in self.annotations if a.level == "error"]
@@ -311,7 +326,11 @@ class Runner:
     def _local(self, repository: Repository) -> dict[str, Path]:
         """Where act finds each `owner/name@ref` that the workflows name."""
         repositories = [repository, *self.known]
-        trees = {f"{r.name}@{ref}": r.path for r in repositories for ref in ("self", "v1")}
+        trees = {}
+        for found in repositories:
+            slim = self.folder / "self" / found.name
+            copy_actions(found.path, slim)
+            trees |= {f"{found.name}@{ref}": slim for ref in ("self", "v1")}
         for used, ref in _used(r.path for r in repositories):
             action = "/".join(used.split("/")[:2])
             if f"{action}@{ref}" not in trees and action != "actions/checkout":

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,9 @@ import boto3
 import pytest
 from ecs_service import CLUSTER, SERVICE, Answers, answering
 from github_api import GitHub, github_api
-from rail import ROOT, Repository, Run, Runner, copy_of_trilho, copy_tree, prepare
+from rail import ROOT, Repository, Run, Runner, copy_tree, prepare
 
 from trilho.demo import ministack
-from trilho.deploy.revision import MODEL_DIGEST
 from trilho.registry import CHAMPION, Registry, open_registry
 
 NAME = "octo/credit"
@@ -35,16 +35,28 @@ BETTER = "params: {max_iter: 40, max_leaf_nodes: 8}"
 BEST = "params: {max_iter: 50, max_leaf_nodes: 8}"
 WORTHLESS = "params: {max_iter: 1, max_leaf_nodes: 2}"
 
+VERBS = """
+import sys
+from trilho.cli import main
+for verb in sys.argv[1:]:
+    sys.argv = ["trilho", verb]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
 PROJECT_TEST = '''
 """The project's own tests, as model-ci runs them."""
 
 import os
 
-import credit_default.model
+import credit_default
 
 
 def test_the_project_is_importable_and_sees_no_credentials():
-    assert credit_default.model.build()
+    assert credit_default
     seen = [name for name in os.environ if name.startswith("AWS_") and "KEY" in name]
     assert not seen
     assert "AWS_SESSION_TOKEN" not in os.environ
@@ -56,14 +68,18 @@ class World:
     """The project, where it runs, and what a person can do with it."""
 
     def __init__(
-        self, folder: Path, runner: Runner, github: GitHub, aws_url: str, answers: Answers
+        self,
+        repository: Repository,
+        runner: Runner,
+        github: GitHub,
+        aws_url: str,
+        answers: Answers,
     ) -> None:
+        self.repository = repository
         self.runner = runner
         self.github = github
-        self.aws_url = aws_url
         self.answers = answers
         self.registry: Registry = open_registry(REGISTRY)
-        self.repository = self._project(folder / "repository")
         self.secrets = {**KEYS, "GITHUB_TOKEN": github.token}
         self.variables = {
             "TRILHO_REGISTRY": REGISTRY,
@@ -72,14 +88,12 @@ class World:
             "TRILHO_SERVICE_URL": answers.url,
             "AWS_REGION": ministack.REGION,
         }
+        self.environment = {
+            "AWS_ENDPOINT_URL": aws_url,
+            "GITHUB_API_URL": github.url,
+            "GITHUB_SERVER_URL": github.server_url,
+        }
         self._numbers = itertools.count(1)
-
-    @staticmethod
-    def _project(path: Path) -> Repository:
-        copy_tree(path)
-        prepare(path, NAME)
-        make_small(path)
-        return Repository.create(path, NAME)
 
     # ---- what people and the clock do
 
@@ -92,7 +106,7 @@ class World:
         self, number: int, *, action: str = "synchronize", fork: str | None = None, **given: Any
     ) -> Run:
         """Run what GitHub runs when a commit is pushed to a pull request's branch."""
-        head_repository = fork or NAME
+        head_repository = fork or self.repository.name
         branch, sha = self.repository.branch, self.repository.head
         self.github.pull(number, head_repository, branch, sha)
         owner = head_repository.partition("/")[0]
@@ -107,11 +121,12 @@ class World:
             "base": {
                 "ref": "main",
                 "sha": self.repository.git("rev-parse", "main"),
-                "repo": {"full_name": NAME},
+                "repo": {"full_name": self.repository.name},
             },
         }
         payload = {"action": action, "number": number, "pull_request": pull}
-        return self.run("pull-request.yml", "pull_request", payload, **given)
+        workflow = given.pop("workflow", "pull-request.yml")
+        return self.run(workflow, "pull_request", payload, **given)
 
     def push(self, **given: Any) -> Run:
         """Push main as it is checked out."""
@@ -151,11 +166,7 @@ class World:
             payload,
             secrets=self.secrets if secrets is None else secrets,
             variables=self.variables if variables is None else variables,
-            environment={
-                "AWS_ENDPOINT_URL": self.aws_url,
-                "GITHUB_API_URL": self.github.url,
-                "GITHUB_SERVER_URL": self.github.server_url,
-            },
+            environment=self.environment,
         )
 
     def change(self, branch: str, old: str, new: str, path: str = "pipeline.yaml") -> None:
@@ -165,24 +176,35 @@ class World:
         self.repository.replace(path, old, new)
         self.repository.commit(f"Change {path}")
 
-    def seed(self) -> None:
-        """Deploy what main makes as version 1, as a person would from a laptop."""
+    def seed(self, *settings: str) -> None:
+        """Deploy the next version by the verbs themselves: of main, or with settings replaced."""
         self.repository.checkout("main")
-        for verb in (["retrain"], ["publish"], ["deploy"]):
-            self.verb(*verb)
-
-    def verb(self, *arguments: str) -> None:
-        """Run a verb in the work tree, outside of Actions."""
-        entry = "import sys; from trilho.cli import main; sys.argv[0] = 'trilho'; main()"
+        replaced = {"TRILHO_SET": "\n".join(settings), "TRILHO_MERGED": str(not settings).lower()}
         done = subprocess.run(
-            [sys.executable, "-c", entry, *arguments],
+            [sys.executable, "-c", VERBS, "retrain", "publish", "deploy"],
             cwd=self.repository.path,
-            env=os.environ | self.variables | {"PYTHONPATH": str(ROOT / "src")},
+            env=os.environ | self.variables | replaced | {"PYTHONPATH": str(ROOT / "src")},
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """While it lasts, every model but the present one answers with wrong predictions."""
+        good, invoke = self.serving, self.answers.invoke
+
+        def wrong_unless_good(rows: list[dict[str, Any]]) -> tuple[int, Any]:
+            self.answers.offset = 0.0 if self.serving == good else 0.25
+            return invoke(rows)
+
+        self.answers.invoke = wrong_unless_good  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            self.answers.invoke = invoke  # type: ignore[method-assign]
+            self.answers.offset = 0.0
 
     # ---- what became of it
 
@@ -199,10 +221,11 @@ class World:
     def digest(self, version: int) -> str:
         return self.registry.version(version).digest
 
-    def objects(self) -> dict[str, str]:
-        """All keys of the bucket, each with what tells one content from another."""
-        pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
-        return {o["Key"]: o["ETag"] for page in pages for o in page.get("Contents", [])}
+    def objects(self, folder: str = "") -> dict[str, str]:
+        """The registry's objects, each with what tells one content from another."""
+        pages = boto3.client("s3").get_paginator("list_objects_v2")
+        found = pages.paginate(Bucket=BUCKET, Prefix=f"registry/{folder}")
+        return {o["Key"]: o["ETag"] for page in found for o in page.get("Contents", [])}
 
     def comment(self, number: int) -> str:
         """The one comment on a pull request."""
@@ -210,8 +233,10 @@ class World:
         return comment.body
 
 
-def make_small(path: Path) -> None:
-    """Turn a copy of this repository into a project that is trained in a second."""
+def small_project(path: Path) -> Repository:
+    """Copy this repository as somebody's own, with data that train in a second."""
+    copy_tree(path)
+    prepare(path, NAME)
     data = path / "data" / "credit_default.csv"
     lines = data.read_text(encoding="utf-8").splitlines(keepends=True)
     data.write_text("".join(lines[: ROWS + 1]), encoding="utf-8")
@@ -235,24 +260,49 @@ def make_small(path: Path) -> None:
     tests = path / "tests" / "project"
     tests.mkdir(parents=True)
     (tests / "test_project.py").write_text(PROJECT_TEST, encoding="utf-8")
+    return Repository.create(path, NAME)
 
 
 @contextmanager
-def world(folder: Path, runner: Runner) -> Iterator[World]:
-    """A world of its own: nothing is published, and the service serves no model."""
+def world(
+    folder: Path,
+    runner: Runner,
+    make: Callable[[Path], Repository] = small_project,
+    *,
+    tls: bool = False,
+) -> Iterator[World]:
+    """A world of its own: nothing is published, and the service serves no model.
+
+    `tls` serves GitHub as GitHub Enterprise is served, which is what CML can talk to.
+    """
+    repository = make(folder / "repository")
     # MiniStack must find no container engine: it then says what runs, and `answering` answers
     aws = ministack.start(folder / "aws", environment={"DOCKER_HOST": f"unix://{folder}/none"})
     try:
-        with pytest.MonkeyPatch.context() as patch, github_api(NAME) as github:
+        with pytest.MonkeyPatch.context() as patch, github_api(repository.name, tls=tls) as github:
             for name in [n for n in os.environ if n.startswith(("AWS_", "TRILHO_", "GITHUB_"))]:
                 patch.delenv(name)
             for name, value in aws.environment().items():
                 patch.setenv(name, value)
             make_cloud()
             with answering(open_registry(REGISTRY)) as answers:
-                yield World(folder, runner, github, aws.url, answers)
+                made = World(repository, runner, github, aws.url, answers)
+                if github.certificate is not None:
+                    bundle = str(trusting(github.certificate, folder / "certificates.pem"))
+                    made.environment |= dict.fromkeys(
+                        ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"), bundle
+                    )
+                yield made
     finally:
         aws.stop()
+
+
+def trusting(certificate: Path, bundle: Path) -> Path:
+    """Write a file of certificates: this one, and those that the machine trusts."""
+    known = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
+    trusted = Path(known).read_bytes() if known and Path(known).is_file() else b""
+    bundle.write_bytes(certificate.read_bytes() + trusted)
+    return bundle
 
 
 def make_cloud() -> None:
@@ -274,6 +324,3 @@ def make_cloud() -> None:
     ecs.create_service(
         cluster=CLUSTER, serviceName=SERVICE, taskDefinition=definition, desiredCount=1
     )
-
-
-__all__ = ["MODEL_DIGEST", "World", "copy_of_trilho", "world"]

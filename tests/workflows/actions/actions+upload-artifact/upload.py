@@ -1,4 +1,4 @@
-"""Keep an artifact as GitHub does: no hidden files unless asked for, paths from their common folder."""
+"""Keep an artifact as GitHub does: no hidden files unless asked for, paths from a common folder."""
 
 import os
 import shutil
