@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -232,11 +232,15 @@ def environment(**variables: object) -> dict[str, str]:
 
 
 def start(
-    *arguments: str, python: Path | str = sys.executable, **variables: object
+    *arguments: str,
+    python: Path | str = sys.executable,
+    stdout: IO[bytes] | None = None,
+    **variables: object,
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [python, "-m", "trilho.serving", *arguments],
         env=environment(**variables),
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -252,9 +256,11 @@ def fail(
 
 
 @contextmanager
-def running(python: Path | str = sys.executable, **variables: object) -> Iterator[Service]:
+def running(
+    python: Path | str = sys.executable, stdout: IO[bytes] | None = None, **variables: object
+) -> Iterator[Service]:
     """A ready service with these environment variables, killed at the end."""
-    process = start("serve", python=python, **variables)
+    process = start("serve", python=python, stdout=stdout, **variables)
     try:
         assert process.stderr is not None
         seen = []

@@ -153,7 +153,12 @@ def test_answers_an_upgrade_in_http_1_1(service: Service) -> None:
     with Wire(service.port) as wire:
         wire.send(upgrade)
         assert wire.reply().json == {"status": "ready"}
-        assert wire.closed()
+        wire.send(post(LARGE, connection="upgrade", upgrade="h2c") * 2 + upgrade)
+        for _ in range(2):
+            assert len(wire.reply().json["predictions"]) == 2000
+        assert wire.reply().json == {"status": "ready"}
+        wire.send(b"CONNECT elsewhere:443 HTTP/1.1\r\nhost: elsewhere\r\n\r\n")
+        assert wire.reply().status == 400
 
 
 def test_answers_a_client_that_has_closed_its_half(service: Service) -> None:

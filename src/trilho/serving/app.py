@@ -201,6 +201,8 @@ class App:
         kind = request.headers.get(b"content-type", b"application/json")
         if b"content-encoding" in request.headers or not media.is_json(kind):
             raise media.unsupported(["application/json"])
+        if b"inference-header-content-length" in request.headers:
+            raise ProblemError(415, "media_type", "send data as JSON: binary tensors are not read")
 
     def answer(self, request: Request) -> Response:
         """Answer a whole request; threads may call it."""

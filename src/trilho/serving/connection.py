@@ -120,9 +120,7 @@ class Connection(asyncio.Protocol):
             return
         self._fresh = False
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._deaf = True  # the request is answered, in HTTP/1.1
+            self._feed(data)
         except httptools.HttpParserError:
             self._refuse(400, "http", "this is no HTTP request that can be answered")
         if self._in_head and self._received > MAX_HEAD:
@@ -138,6 +136,23 @@ class Connection(asyncio.Protocol):
                 self._unheard = True  # the answer does not depend on the rest
                 self._begin(incoming)
                 self.respond(incoming, incoming.refusal)
+
+    def _feed(self, data: bytes) -> None:
+        """Parse; a request to speak something else is read as if it had not been made."""
+        while True:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                method = self._parser.get_method()
+                if method == b"CONNECT":
+                    raise httptools.HttpParserError from None
+                lines = [b"%b %b HTTP/1.1" % (method, self._target)]
+                for name, value in self._headers.items():
+                    if name not in (b"upgrade", b"connection"):
+                        lines.append(b"%b: %b" % (name, value))
+                data = b"\r\n".join([*lines, b"", data[upgrade.args[0] :]])
+                self._parser = httptools.HttpRequestParser(self)
 
     def eof_received(self) -> bool:
         self._ended = True
@@ -171,6 +186,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self._parser.should_upgrade():  # its body would not be read
+            return
         app, headers = self.shared.app, self._headers
         request = Request(self._parser.get_method(), self._target, headers)
         self._incoming = request

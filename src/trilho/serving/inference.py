@@ -31,19 +31,19 @@ class InputTensor(Struct):
     shape: list[int]
     datatype: str
     data: list[Any]
-    parameters: Raw | None = None
+    parameters: Raw = Raw()  # ignored, like all that are not known here
 
 
 class AskedOutput(Struct):
     name: str
-    parameters: Raw | None = None
+    parameters: Raw = Raw()  # ignored, like all that are not known here
 
 
 class InferRequest(Struct):
     inputs: list[InputTensor]
     id: Annotated[str, Meta(max_length=256)] | None = None
     outputs: list[AskedOutput] | None = None
-    parameters: Raw | None = None
+    parameters: Raw = Raw()  # ignored, like all that are not known here
 
 
 class OutputTensor(Struct, frozen=True):
@@ -163,7 +163,7 @@ class Inference:
                 prediction.scores.ravel().tolist(),
             ),
             DECISIONS: lambda: OutputTensor(
-                DECISIONS, [prediction.batch.rows], self._labels, prediction.decisions or []
+                DECISIONS, [prediction.batch.rows], self._labels, self._decided(prediction)
             ),
         }
         return msgspec.json.encode(
@@ -175,6 +175,12 @@ class Inference:
                 outputs=[tensors[name]() for name in asked.outputs],
             )
         )
+
+    def _decided(self, prediction: Prediction) -> list[Label | None]:
+        decisions = prediction.decisions or []
+        if self._labels != "BYTES":
+            return decisions
+        return [None if label is None else str(label) for label in decisions]
 
 
 def _flat(tensor: InputTensor, width: int) -> list[Any]:
@@ -193,6 +199,8 @@ def _flat(tensor: InputTensor, width: int) -> list[Any]:
         )
     if tensor.datatype not in KNOWN:
         raise BadInputError("expected a datatype such as FP64", field=_name(tensor, width))
+    if tensor.datatype == "BOOL":  # some clients write these as numbers, and the datatype is clear
+        return [v == 1 if type(v) in (int, float) and v in (0, 1) else v for v in values]
     return values
 
 

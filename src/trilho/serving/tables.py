@@ -128,15 +128,16 @@ def read_parquet(body: bytes, columns: Columns, max_rows: int) -> Batch:
     from pyarrow import parquet
 
     wanted = [name for name in (*columns.names, columns.id) if name is not None]
-    texts = [column.name for column in columns.all if column.kind == "string"]
     lists: dict[str, list[Any]] = {}
     rows = 0
     try:
-        # texts as dictionaries: a file may repeat one long text a million times
-        source = pa.BufferReader(body)
-        with parquet.ParquetFile(source, read_dictionary=texts) as file:
+        with parquet.ParquetFile(pa.BufferReader(body)) as file:
             _check_parquet(file, max_rows)
-            present = [name for name in wanted if file.schema_arrow.get_field_index(name) >= 0]
+            present = [name for name in wanted if name in file.schema_arrow.names]
+            told = file.metadata.num_rows
+        # texts as dictionaries: a file may repeat one long text a million times
+        texts = [c.name for c in columns.all if c.kind == "string" and c.name in present]
+        with parquet.ParquetFile(pa.BufferReader(body), read_dictionary=texts) as file:
             lists = {name: [] for name in present}
             for batch in file.iter_batches(BATCH, columns=present, use_threads=False):
                 rows += batch.num_rows
@@ -144,12 +145,10 @@ def read_parquet(body: bytes, columns: Columns, max_rows: int) -> Batch:
                     raise TooLargeError(f"the body holds more than {max_rows} rows")
                 for name in present:
                     lists[name] += _values(batch.column(name))
-    except (pa.ArrowException, OSError):  # their texts may quote the file
+    # of what a broken file may cause; their texts may quote it
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError):
         raise BadInputError("the body is not valid Parquet", kind="body") from None
-    if not present:
-        rows = file.metadata.num_rows
-    check_rows(rows, max_rows)
-    return columns.from_lists(lists, rows)
+    return columns.from_lists(lists, rows if present else told)
 
 
 def _check_parquet(file: Any, max_rows: int) -> None:
