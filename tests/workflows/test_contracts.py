@@ -273,6 +273,19 @@ def test_an_action_calls_a_verb_that_exists_with_variables_that_it_reads(path: P
             assert set(step["env"]) <= known, f"{where}: {sorted(set(step['env']) - known)}"
 
 
+# Stand-ins
+
+
+def test_a_stand_in_takes_and_gives_nothing_that_the_action_itself_does_not() -> None:
+    folders = list((ROOT / "tests/workflows/actions").iterdir())
+    assert folders
+    for folder in folders:
+        known = THIRD_PARTY[folder.name.replace("+", "/")]
+        document = load(folder / "action.yml")
+        assert set(document.get("inputs") or {}) <= set(known["inputs"]), folder.name
+        assert set(document.get("outputs") or {}) <= set(known["outputs"]), folder.name
+
+
 # Documents
 
 
