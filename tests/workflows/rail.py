@@ -43,6 +43,7 @@ PRIVATE = (
     "GH_TOKEN",
     "COV_",
 )
+ANNOTATION = re.compile(r"::(error|warning|notice)(?: (.*?))?::(.*)", re.DOTALL)
 GIT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_SYSTEM": os.devnull,
@@ -354,15 +355,17 @@ def read(run: Run, lines: Iterable[str]) -> None:
         command = said.get("command")
         if "jobResult" in said:
             run.results[job] = said["jobResult"]
-        elif command in ("error", "warning", "notice"):
-            where = said.get("kvPairs") or {}
+        elif found := ANNOTATION.match(said.get("raw", "")):
+            # read here, because act stumbles over a message that holds `::`
+            level, given, text = found.groups(default="")
+            where = dict(part.split("=", 1) for part in given.split(",") if "=" in part)
             run.annotations.append(
                 Annotation(
-                    command,
-                    unescaped(said["arg"]),
+                    level,
+                    unescaped(text.rstrip()),
                     unescaped(where["file"]) if "file" in where else None,
                     int(where["line"]) if "line" in where else None,
-                    where.get("title"),
+                    unescaped(where["title"]) if "title" in where else None,
                 )
             )
         elif len(ids) != 1 or said.get("stage") != "Main":
