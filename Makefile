@@ -1,6 +1,6 @@
 # Every target explains itself: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-stop test lint lint-workflows secrets audit format lock schema benchmark clean
+.PHONY: help setup demo demo-stop test lint lint-workflows secrets audit scan-infra format lock schema benchmark clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ secrets: setup ## Find secrets in the files of the repository
 audit: setup ## Find known vulnerabilities in the locks (asks PyPI's advisory service)
 	@.venv/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes \
 		$(foreach lock,$(wildcard requirements*.txt),--requirement $(lock))
+
+scan-infra: setup ## Scan the templates in infra/ for what a security reviewer would ask
+	@scripts/scan-infra
 
 format: setup ## Format the code
 	@.venv/bin/ruff check --fix-only --quiet .

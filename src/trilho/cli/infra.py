@@ -159,7 +159,7 @@ def down(
     keys = teardown.user_keys(physical for _, type, physical in resources if type.endswith("User"))
     for user, known in keys.items():
         if known:
-            say(f"  {user} has {len(known)} access keys: they stop working.")
+            say(f"  {user} has {len(known)} access key{'s' * (len(known) > 1)}, deleted with it.")
     if delete_bucket:
         objects, size = teardown.count(delete_bucket)
         say(
@@ -217,19 +217,20 @@ def _agreed(yes: bool, question: str, otherwise: Callable[[], Any]) -> bool:
     """Ask, unless told not to; do `otherwise` when the answer is no or cannot be given."""
     if yes:
         return True
-    if not sys.stdin.isatty():
+    if not _somebody_is_there():
         otherwise()
         raise UsageError(
             "Nothing was changed: there is nobody to ask.", hint="Run it again with --yes."
         )
-    try:
-        if typer.confirm(question, err=True):
-            return True
-    except typer.Abort:
-        pass
+    if typer.confirm(question, err=True):
+        return True
     otherwise()
     say("Nothing was changed.")
     return False
+
+
+def _somebody_is_there() -> bool:
+    return sys.stdin.isatty()
 
 
 def _lines(tell: Callable[[str], None]) -> Callable[[str], None]:

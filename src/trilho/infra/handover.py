@@ -18,7 +18,11 @@ def bootstrap(outputs: Mapping[str, str], region: str, keys: Mapping[str, list[s
     keys
         User to the days on which its keys were created.
     """
-    lines = [_variable("AWS_REGION", region), _variable("TRILHO_REGISTRY", outputs["Registry"])]
+    lines = [
+        _variable("AWS_REGION", region),
+        _variable("TRILHO_REGISTRY", outputs["Registry"]),
+        _variable("TRILHO_IMAGE_REPOSITORY", outputs["RepositoryUri"]),
+    ]
     environment = outputs["Environment"]
     if "DeployRole" in outputs:
         return [

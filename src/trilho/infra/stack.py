@@ -16,7 +16,7 @@ from trilho.infra.template import Template
 from trilho.storage import aws
 from trilho.storage.aws import explained
 
-POLL_SECONDS = 2.0
+POLL_SECONDS = 2.0  # between two looks at CloudFormation
 Progress = Callable[[str], None]
 """Takes one line of progress."""
 
@@ -61,9 +61,8 @@ class ChangeSet(Struct, frozen=True, kw_only=True):
 class Stack:
     """A stack by name, whether it exists or not."""
 
-    def __init__(self, name: str, *, poll: float = POLL_SECONDS) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.poll = poll
         self.client = aws.client("cloudformation")
 
     def state(self, id: str | None = None) -> State | None:
@@ -116,8 +115,8 @@ class Stack:
             )
         if state.status == "UPDATE_ROLLBACK_FAILED":
             raise UsageError(
-                f"The stack {self.name} could not be put back after a failed update"
-                f"{self._because(state)}",
+                f"The stack {self.name} could not be put back after a failed update "
+                f"({state.status}){self._because(state)}",
                 hint=f"Run `aws cloudformation continue-update-rollback --stack-name {self.name}`, "
                 "then this again.",
             )
@@ -237,7 +236,7 @@ class Stack:
                 found = self.client.describe_change_set(ChangeSetName=arn, StackName=self.name)
             if found["Status"] in ("CREATE_COMPLETE", "FAILED"):
                 break
-            time.sleep(self.poll)
+            time.sleep(POLL_SECONDS)
         changes = [_change(c["ResourceChange"]) for c in found["Changes"] if "ResourceChange" in c]
         while token := found.get("NextToken"):
             with self._explained("DescribeChangeSet"):
@@ -271,7 +270,7 @@ class Stack:
                 )
             if not state.status.endswith("_IN_PROGRESS") or state.status == "REVIEW_IN_PROGRESS":
                 return state, failures
-            time.sleep(self.poll)
+            time.sleep(POLL_SECONDS)
 
     def _events(self, id: str) -> Iterator[dict[str, Any]]:
         """The stack's events, the newest first, asked for as far as they are wanted."""

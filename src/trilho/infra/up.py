@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trilho.infra import handover, teardown, template, values
-from trilho.infra.stack import POLL_SECONDS, ChangeSet, Progress, Stack, State
+from trilho.infra.stack import ChangeSet, Progress, Stack, State
 from trilho.infra.template import FOLDER, Kind
 from trilho.storage import aws
 from trilho.storage.aws import explained
@@ -41,14 +41,7 @@ class Plan:
             self.stack.discard(self.changes)
 
 
-def plan(
-    kind: Kind,
-    name: str,
-    given: list[str],
-    *,
-    folder: Path = FOLDER,
-    poll: float = POLL_SECONDS,
-) -> Plan:
+def plan(kind: Kind, name: str, given: list[str], *, folder: Path = FOLDER) -> Plan:
     """Work out what it takes to bring a stack up to its template.
 
     Parameters
@@ -61,12 +54,10 @@ def plan(
         `KEY=VALUE` texts; parameters left out keep their value, or follow from what is there.
     folder
         Where the templates are.
-    poll
-        Seconds between two looks at CloudFormation.
     """
     source = template.read(kind, folder)
     wanted = template.parse(given, source)
-    stack = Stack(f"{name}-{kind}", poll=poll)
+    stack = Stack(f"{name}-{kind}")
     state = stack.ready()
     found = (values.bootstrap if kind == "bootstrap" else values.service)(name, wanted, state)
     changes = stack.plan(source, found.values, state)
@@ -97,6 +88,8 @@ def lines(kind: Kind, state: State) -> list[str]:
 def _let_ecs_in() -> None:
     """Make the role by which ECS manages load balancers, which a new account does not have."""
     iam = aws.client("iam")
-    there = contextlib.suppress(iam.exceptions.InvalidInputException)
+    there = contextlib.suppress(  # AWS says the first of a role that exists
+        iam.exceptions.InvalidInputException, iam.exceptions.EntityAlreadyExistsException
+    )
     with explained("make the role of ECS", needs="iam:CreateServiceLinkedRole"), there:
         iam.create_service_linked_role(AWSServiceName="ecs.amazonaws.com")

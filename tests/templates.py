@@ -8,7 +8,7 @@ from typing import Any
 
 from cfnlint.decode import cfn_yaml
 
-INFRA = Path(__file__).parents[2] / "infra"
+INFRA = Path(__file__).parents[1] / "infra"
 KINDS = ("bootstrap", "service")
 
 # What the embedded AWS does not know. All else of both templates is created there.
@@ -41,11 +41,25 @@ def without(template: dict[str, Any], types: set[str]) -> dict[str, Any]:
 def for_ministack(kind: str) -> dict[str, Any]:
     """Return a template as the embedded AWS takes it; all else in it is as for AWS."""
     template = without(load(kind), MINISTACK_REFUSES)
-    if kind == "service":  # it knows no metric math: an alarm of the same name on one metric
+    if kind == "service":
+        # it knows no metric math: an alarm of the same name on one metric
         alarm = template["Resources"]["ErrorsAlarm"]["Properties"]
         plain = next(m for m in alarm.pop("Metrics") if m["Id"] == "target")["MetricStat"]
         alarm |= plain["Metric"] | {"Statistic": plain["Stat"], "Period": plain["Period"]}
+        # it keeps these as they are written here, and ECS then would not know them
+        container = template["Resources"]["Task"]["Properties"]["ContainerDefinitions"][0]
+        for name in ("HealthCheck", "LinuxParameters"):
+            container[name] = _camel(container[name])
     return template
+
+
+def _camel(value: Any) -> Any:
+    """The same with names as ECS's own API writes them."""
+    if isinstance(value, list):
+        return [_camel(v) for v in value]
+    if isinstance(value, dict):
+        return {k[0].lower() + k[1:]: _camel(v) for k, v in value.items()}
+    return value
 
 
 def write(folder: Path, kind: str, template: dict[str, Any]) -> None:

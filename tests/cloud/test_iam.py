@@ -1,0 +1,451 @@
+"""Who may do what: the policies of infra/, enforced, one call after the other."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ecs_service
+import numpy as np
+import pandas as pd
+import pytest
+from botocore.exceptions import ClientError
+from calls import BOTH, CALLS, DEPLOY, NOBODY, PULL_REQUEST
+from ecs_service import answering, publish
+from iam_policy import Request, allowed, holds, like
+from identities import ACCOUNT, BUCKET, REGION, REGISTRY, Cloud, bootstrap, running, service
+from manifests import manifest
+from typer.testing import CliRunner
+
+from trilho.bundle import seal
+from trilho.cli import app
+from trilho.config import Deploy
+from trilho.deploy.rollback import rollback
+from trilho.deploy.rollout import deploy
+from trilho.errors import UsageError
+from trilho.registry import CHAMPION, Registry, Source, open_registry
+
+PREFIXES = (
+    "blobs",
+    "manifests",
+    "runs",
+    "candidates",
+    "versions",
+    "history",
+    "quarantine",
+    "aliases",
+)
+ONCE = tuple(prefix for prefix in PREFIXES if prefix not in ("candidates", "aliases"))
+DENIED = ("AccessDenied", "AccessDeniedException", "403")
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with running(tmp_path_factory.mktemp("cloud")) as made:
+        yield made
+
+
+def new_key(prefix: str) -> str:
+    return f"registry/{prefix}/{secrets.token_hex(8)}.json"
+
+
+@pytest.fixture
+def there(cloud: Cloud) -> Callable[[str], tuple[str, str]]:
+    """Makes an object below a prefix, as an administrator; gives its key and etag."""
+
+    def make(prefix: str) -> tuple[str, str]:
+        key = prefix if prefix.startswith("predictions") else new_key(prefix)
+        answer = cloud.client("admin", "s3").put_object(
+            Bucket=BUCKET, Key=key, Body=b"first", IfNoneMatch="*"
+        )
+        return key, answer["ETag"]
+
+    return make
+
+
+def may(call: Callable[[], Any]) -> bool:
+    """Whether a call is allowed; any other failure fails the test."""
+    try:
+        call()
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code == "ImageAlreadyExistsException":  # allowed, and done by an earlier case
+            return True
+        if code not in DENIED:
+            raise
+        return False
+    return True
+
+
+# --- the registry: prefix by prefix, way of writing by way of writing ---
+
+CREATES = {
+    "blobs": BOTH,
+    "manifests": BOTH,
+    "runs": BOTH,
+    "candidates": BOTH,
+    "versions": (DEPLOY,),
+    "history": (DEPLOY,),
+    "quarantine": (DEPLOY,),
+    "aliases": (DEPLOY,),
+}
+MOVES = {"candidates": BOTH, "aliases": (DEPLOY,)}
+
+
+@pytest.fixture(params=[f"{name} {kind}" for name in BOTH for kind in ("role", "user")])
+def identity(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def is_one_of(identity: str, wanted: tuple[str, ...]) -> bool:
+    return identity.rsplit(" ", 1)[0] in wanted
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_what_an_identity_may_do_below_each_prefix(
+    cloud: Cloud, there: Callable[[str], tuple[str, str]], identity: str, prefix: str
+) -> None:
+    s3 = cloud.client(identity, "s3")
+    key, etag = there(prefix)
+    at = {"Bucket": BUCKET, "Key": key}
+    new = {"Bucket": BUCKET, "Key": new_key(prefix), "Body": b"x"}
+    version = cloud.client("admin", "s3").head_object(**at)["VersionId"]
+    found = {
+        "read": may(lambda: s3.get_object(**at)),
+        "look": may(lambda: s3.head_object(**at)),
+        "create": may(lambda: s3.put_object(**new, IfNoneMatch="*")),
+        "create without a condition": may(lambda: s3.put_object(**new)),
+        "overwrite": may(lambda: s3.put_object(**at, Body=b"second")),
+        "copy over": may(lambda: s3.copy_object(**at, CopySource=at)),
+        "delete": may(lambda: s3.delete_object(**at)),
+        "delete many": may(
+            lambda: s3.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": key}]})
+        ),
+        "delete a version": may(lambda: s3.delete_object(**at, VersionId=version)),
+        "tag": may(lambda: s3.put_object_tagging(**at, Tagging={"TagSet": []})),
+        "open to all": may(lambda: s3.put_object_acl(**at, ACL="public-read")),
+        "swap": may(lambda: s3.put_object(**at, Body=b"third", IfMatch=etag)),
+    }
+    assert found == dict.fromkeys(found, False) | {
+        "read": True,
+        "look": True,
+        "create": is_one_of(identity, CREATES[prefix]),
+        "swap": is_one_of(identity, MOVES.get(prefix, NOBODY)),
+    }
+    expected = b"third" if found["swap"] else b"first"
+    assert cloud.client("admin", "s3").get_object(**at)["Body"].read() == expected
+
+
+def upload(s3: Any, key: str, **condition: str) -> None:
+    """Send an object in parts."""
+    at = {"Bucket": BUCKET, "Key": key}
+    at["UploadId"] = s3.create_multipart_upload(**at)["UploadId"]
+    part = s3.upload_part(**at, PartNumber=1, Body=b"x")
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    s3.complete_multipart_upload(**at, MultipartUpload=parts, **condition)
+
+
+def test_large_files_are_sent_in_parts_and_still_only_once(
+    cloud: Cloud, there: Callable[[str], tuple[str, str]], identity: str
+) -> None:
+    s3 = cloud.client(identity, "s3")
+    assert may(lambda: upload(s3, new_key("blobs"), IfNoneMatch="*"))
+    assert not may(lambda: upload(s3, new_key("blobs")))
+    assert not may(lambda: upload(s3, there("blobs")[0]))
+    begun = s3.create_multipart_upload(Bucket=BUCKET, Key=new_key("blobs"))
+    at = {name: begun[name] for name in ("Bucket", "Key", "UploadId")}
+    assert may(lambda: s3.abort_multipart_upload(**at))
+    for prefix in set(PREFIXES) - {"blobs"}:
+        assert not may(lambda p=prefix: s3.create_multipart_upload(Bucket=BUCKET, Key=new_key(p)))
+
+
+@pytest.mark.parametrize("prefix", ONCE)
+def test_not_even_an_administrator_rewrites_what_is_written_once(
+    cloud: Cloud, there: Callable[[str], tuple[str, str]], prefix: str
+) -> None:
+    s3 = cloud.client("admin", "s3")
+    key, _ = there(prefix)
+    version = s3.head_object(Bucket=BUCKET, Key=key)["VersionId"]
+    at = {"Bucket": BUCKET, "Key": key}
+    assert not may(lambda: s3.put_object(**at, Body=b"second"))
+    assert not may(lambda: s3.delete_object(**at))
+    assert not may(lambda: s3.delete_object(**at, VersionId=version))
+    assert s3.get_object(**at)["Body"].read() == b"first"
+
+
+def test_append_only_can_be_lifted_for_a_repair_but_not_for_the_identities(cloud: Cloud) -> None:
+    lifted = bootstrap(AppendOnly="false").resource("BucketPolicy")["PolicyDocument"]
+    kept = bootstrap().resource("BucketPolicy")["PolicyDocument"]
+    key = f"arn:aws:s3:::{BUCKET}/registry/history/x.json"
+    delete = Request("s3:DeleteObject", key)
+    everything = {"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}
+    assert allowed(delete, [everything, lifted])
+    assert not allowed(delete, [everything, kept])
+    for name in ("RegistryPolicy", "PullRequestPolicy", "DeployPolicy"):
+        own = bootstrap().resource(name)["PolicyDocument"]
+        assert name != "RegistryPolicy" or not allowed(delete, [everything, own, lifted])
+
+
+def test_nobody_speaks_to_the_bucket_without_tls() -> None:
+    policy = bootstrap().resource("BucketPolicy")["PolicyDocument"]
+    everything = {"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}
+    for arn in (f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/registry/runs/1.json"):
+        for secure in ("true", "false"):
+            asked = Request("s3:GetObject", arn, {"aws:SecureTransport": secure})
+            assert allowed(asked, [everything, policy]) == (secure == "true")
+
+
+# --- all else that an identity might try ---
+
+
+@pytest.mark.parametrize("what", CALLS)
+def test_what_an_identity_may_call(cloud: Cloud, identity: str, what: str) -> None:
+    call = CALLS[what]
+    client = cloud.client(identity, call.service)
+    assert may(lambda: call.on(client)) == is_one_of(identity, call.who)
+
+
+def test_each_of_these_calls_works_for_an_administrator(cloud: Cloud) -> None:
+    """So that a call is denied for who asks, and not for being asked wrongly."""
+    harmless = [c for c in CALLS.values() if c.operation.startswith(("list", "head", "describe"))]
+    assert len(harmless) > 10
+    for call in harmless:
+        call.on(cloud.client("admin", call.service))
+
+
+# --- the service itself ---
+
+
+@pytest.mark.parametrize(
+    ("operation", "key", "granted"),
+    [
+        ("get_object", "blobs", True),
+        ("get_object", "manifests", True),
+        ("get_object", "versions", False),
+        ("get_object", "candidates", False),
+        ("get_object", "predictions/known.json", False),
+        ("put_object", "predictions/2026/11/21/x.jsonl", True),
+        ("put_object", "labelling/2026/11/21/x.jsonl", True),
+        ("put_object", "registry/blobs/sha256/x", False),
+        ("put_object", "registry/aliases/champion.json", False),
+        ("put_object", "elsewhere/x", False),
+        ("delete_object", "predictions/known.json", False),
+        ("list_objects_v2", "", False),
+    ],
+)
+def test_what_the_task_may_do(
+    cloud: Cloud,
+    there: Callable[[str], tuple[str, str]],
+    operation: str,
+    key: str,
+    granted: bool,
+) -> None:
+    if key == "predictions/known.json":
+        with suppress(ClientError):  # made by an earlier case
+            there(key)
+    elif operation == "get_object":
+        key, _ = there(key)
+    arguments = {"Bucket": BUCKET} | ({"Key": key} if key else {})
+    if operation == "put_object":
+        arguments |= {"Body": b"x", "IfNoneMatch": "*"}
+    s3 = cloud.client("task", "s3")
+    assert may(lambda: getattr(s3, operation)(**arguments)) == granted
+
+
+def test_the_task_and_the_execution_role_reach_nothing_else(cloud: Cloud) -> None:
+    for name in ("task", "execution"):
+        assert not may(cloud.client(name, "ecs").list_clusters)
+        assert not may(cloud.client(name, "iam").list_users)
+        assert not may(lambda n=name: cloud.client(n, "s3").list_objects_v2(Bucket=BUCKET))
+    assert may(cloud.client("execution", "ecr").get_authorization_token)
+    assert not may(cloud.client("task", "ecr").get_authorization_token)
+    own = service().resource("ExecutionRole")["Policies"][0]["PolicyDocument"]
+    logs = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group"
+    for group, granted in (("/trilho/trilho", True), ("/payroll", False)):
+        stream = f"{logs}:{group}:log-stream:credit-default/model/1"
+        assert allowed(Request("logs:PutLogEvents", stream), [own]) == granted
+
+
+# --- whose tokens a role takes ---
+
+SUBJECTS = [
+    ("repo:acme@1/models@2:pull_request", PULL_REQUEST),
+    ("repo:acme@1/models@2:ref:refs/heads/main", PULL_REQUEST),
+    ("repo:acme@1/models@2:ref:refs/heads/a/branch", PULL_REQUEST),
+    ("repo:acme@1/models@2:environment:production", DEPLOY),
+    ("repo:acme@1/models@2:environment:staging", None),
+    ("repo:acme@1/models@2:environment:production2", None),
+    ("repo:acme@1/models@2:ref:refs/tags/v1", None),
+    ("repo:acme/models:pull_request", None),
+    ("repo:acme@1/models@3:pull_request", None),
+    ("repo:acme@1/models@2-evil:pull_request", None),
+    ("repo:evil@9/acme@1/models@2:pull_request", None),
+]
+
+
+@pytest.mark.parametrize(("subject", "who"), SUBJECTS)
+def test_whose_tokens_a_role_takes(subject: str, who: str | None) -> None:
+    issuer = "token.actions.githubusercontent.com"
+    for name, logical in ((PULL_REQUEST, "PullRequestRole"), (DEPLOY, "DeployRole")):
+        (trust,) = bootstrap().resource(logical)["AssumeRolePolicyDocument"]["Statement"]
+        assert trust["Action"] == "sts:AssumeRoleWithWebIdentity"
+        assert trust["Principal"] == {"Federated": f"arn:aws:iam::{ACCOUNT}:oidc-provider/{issuer}"}
+        token = {f"{issuer}:sub": subject, f"{issuer}:aud": "sts.amazonaws.com"}
+        assert holds(trust["Condition"], token) == (name == who)
+        assert not holds(trust["Condition"], token | {f"{issuer}:aud": "other"})
+
+
+@pytest.mark.parametrize(
+    ("subject", "good"),
+    [
+        ("repo:acme/models", True),
+        ("repo:acme@12/models@34", True),
+        ("repo:acme/*", False),
+        ("repo:*", False),
+        ("acme/models", False),
+        ("repo:acme/models:environment:production", False),
+    ],
+)
+def test_no_subject_with_a_wildcard_is_taken(subject: str, good: bool) -> None:
+    pattern = bootstrap().template["Parameters"]["GitHubSubject"]["AllowedPattern"]
+    assert (re.fullmatch(pattern, subject) is not None) == good
+
+
+# --- the verbs themselves ---
+
+
+@pytest.fixture
+def become(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes this process an identity, for every client made from then on."""
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL_S3", "AWS_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", cloud.url)
+    monkeypatch.setenv("AWS_REGION", REGION)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+
+    def switch(identity: str) -> None:
+        monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+        for name, value in cloud.environments[identity].items():
+            monkeypatch.setenv(name, value)
+
+    return switch
+
+
+def trilho(*arguments: str) -> None:
+    """Run a verb here, as whoever this process is; its error is this function's."""
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code in (0, 4, 5), result.output  # the verdict is another test's
+
+
+def put_new(registry: Registry, folder: Path) -> str:
+    """Store one more bundle, which everybody may."""
+    (folder / "new").mkdir()
+    (folder / "new" / "model.joblib").write_bytes(secrets.token_bytes(8))
+    seal(folder / "new", manifest())
+    return registry.put_bundle(folder / "new")
+
+
+@pytest.mark.parametrize("kind", ["role", "user"])
+def test_a_candidate_is_the_pull_requests_to_publish_and_a_version_is_not(
+    become: Callable[[str], None], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(["role", "user"].index(kind))
+    a = rng.normal(size=600)
+    y = np.where(a + rng.normal(0, 0.5, 600) > 0, "bad", "good")
+    pd.DataFrame({"a": a, "b": rng.normal(size=600), "y": y}).to_csv("d.csv", index=False)
+    trilho("init", "d.csv", "--target", "y")
+    settings = tmp_path / "pipeline.yaml"
+    settings.write_text(re.sub(r"(?m)^registry:.*", f"registry: {REGISTRY}", settings.read_text()))
+
+    become(f"{PULL_REQUEST} {kind}")
+    trilho("validate")
+    trilho("train")
+    trilho("evaluate")
+    trilho("gate")
+    trilho("report")
+    trilho("publish", "--candidate")
+    with pytest.raises(UsageError, match=r"Cannot write .*versions/.*access denied"):
+        trilho("publish", "--allow-hold")
+
+    become("admin")
+    before = [v.number for v in open_registry(REGISTRY).versions()]
+    become(f"{DEPLOY} {kind}")
+    trilho("publish", "--allow-hold", "--reason", "approved")
+    become("admin")
+    versions = open_registry(REGISTRY).versions()
+    assert [v.number for v in versions] == [*before, len(before) + 1]
+    assert open_registry(REGISTRY).history()[-1].reason == "approved"
+
+
+def test_the_service_is_the_deploy_identitys_to_move(
+    become: Callable[[str], None], identity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ecs_service, "CLUSTER", "trilho")
+    monkeypatch.setattr(ecs_service, "SERVICE", "credit-default")
+    become("admin")
+    everything = open_registry(REGISTRY)
+    with answering(everything) as answers:
+        settings = Deploy(cluster="trilho", service="credit-default", url=answers.url)
+        become(f"{DEPLOY} role")
+        stored = open_registry(REGISTRY)
+        score = len(stored.versions()) / 100  # a bundle of its own, for each identity
+        versions = [publish(stored, tmp_path / str(n), score + n / 10) for n in range(2)]
+        become(identity)
+        registry = open_registry(REGISTRY)
+        by = Source(actor="tester")
+        given: Any = {"registry_url": REGISTRY, "source": by, "poll": 0.05}
+        if identity.startswith(PULL_REQUEST):
+            history = everything.history()
+            for attempt in (
+                lambda: deploy(registry, versions[0].number, settings, **given),
+                lambda: registry.move_alias(
+                    CHAMPION, versions[0].number, expected=registry.alias(CHAMPION), source=by
+                ),
+                lambda: registry.quarantine(versions[0].digest, "no", by),
+                lambda: registry.publish(put_new(registry, tmp_path), verdict="P", source=by),
+            ):
+                with pytest.raises(UsageError, match="access denied"):
+                    attempt()
+            assert everything.history() == history
+            return
+        for version in versions:
+            done = deploy(registry, version.number, settings, **given)
+            assert done.after.digest == version.digest
+        back = rollback(registry, settings, reason="customers complain", **given)
+        assert back.after.digest == versions[0].digest
+        champion = everything.alias(CHAMPION)
+        assert champion is not None
+        assert champion.digest == versions[0].digest
+        kinds = [event.kind for event in everything.history()][-4:]
+        assert sorted(kinds) == ["promoted", "promoted", "quarantined", "rolled-back"]
+
+
+# --- the measure itself ---
+
+
+def test_the_measure_decides_as_iam_does() -> None:
+    write = {"Effect": "Allow", "Action": "s3:Put*", "Resource": "arn:aws:s3:::b/*"}
+    never = {"Effect": "Deny", "Action": "*", "Resource": "arn:aws:s3:::b/kept/*"}
+    policies = [{"Statement": [write]}, {"Statement": never}]
+    assert allowed(Request("s3:PutObject", "arn:aws:s3:::b/x"), policies)
+    assert not allowed(Request("s3:GetObject", "arn:aws:s3:::b/x"), policies)
+    assert not allowed(Request("s3:PutObject", "arn:aws:s3:::c/x"), policies)
+    assert not allowed(Request("s3:PutObject", "arn:aws:s3:::b/kept/x"), policies)
+    assert not allowed(Request("s3:PutObject", "arn:aws:s3:::b/x"), [])
+    assert holds({"Null": {"k": "true"}}, {})
+    assert not holds({"Null": {"k": "true"}}, {"K": "v"})
+    assert not holds({"StringEquals": {"k": "v"}}, {})
+    assert holds({"StringEqualsIfExists": {"k": "v"}}, {})
+    assert not holds({"StringEquals": {"k": "v", "l": "w"}}, {"k": "v", "l": "x"})
+    assert not holds({"Bool": {"k": "true"}, "Null": {"l": "false"}}, {"k": "true"})
+    assert like("a*c?", "abbcd")
+    assert not like("a.c", "abc")
+    with pytest.raises(NotImplementedError):
+        holds({"NumericLessThan": {"k": "1"}}, {"k": "0"})
