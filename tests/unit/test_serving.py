@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -491,111 +488,6 @@ def test_refuses_arguments_that_it_does_not_know() -> None:
     _, err = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "Usage: python -m trilho.serving" in err
-
-
-# ── the end ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_sigterm_fails_no_request(folder: Path) -> None:
-    """Clients that follow readiness, as a load balancer does, lose nothing."""
-    with running(TRILHO_MODEL_DIR=folder, TRILHO_DRAIN_SECONDS="25") as service:
-        told, stopped_sending = threading.Event(), threading.Event()
-        failures: list[str] = []
-        answered = [0, 0]
-
-        def client(fresh: bool) -> None:
-            connection = service.connect()
-            body = json.dumps(ROW)
-            while not stopped_sending.is_set():
-                draining = told.is_set()
-                try:
-                    connection.request("POST", "/invocations", body, JSON)
-                    response = connection.getresponse()
-                    response.read()
-                    if response.status != 200:
-                        failures.append(f"status {response.status}")
-                except OSError as error:
-                    failures.append(repr(error))
-                answered[draining] += 1
-                if fresh:
-                    connection.close()
-            connection.close()
-
-        clients = [threading.Thread(target=client, args=(i % 2 == 0,)) for i in range(4)]
-        for thread in clients:
-            thread.start()
-        try:
-            deadline = time.monotonic() + 30
-            while answered[False] < 200 and time.monotonic() < deadline:
-                time.sleep(0.005)
-            service.process.send_signal(signal.SIGTERM)
-            while service.ask("GET", "/ping")[0] == 200:  # not ready at once ...
-                assert time.monotonic() < deadline
-            told.set()
-            assert service.ask("GET", "/readyz")[1] == {"status": "draining"}
-            status, _, headers = service.ask("GET", "/livez")
-            # so that no client reuses a connection that is about to close
-            assert (status, headers["connection"]) == (200, "close")
-            until = time.monotonic() + 0.5  # uvicorn by itself would close within 0.1 s
-            while (answered[True] < 40 or time.monotonic() < until) and not failures:
-                assert time.monotonic() < deadline  # ... yet answering
-                time.sleep(0.005)
-        finally:
-            stopped_sending.set()
-            for thread in clients:
-                thread.join()
-        code, log = service.stop(signal.SIGTERM)  # a second one: no need to wait for the rest
-    assert failures == []
-    assert code == 0
-    assert [line["event"] for line in log if line["event"] != "request"] == ["drain", "stopped"]
-
-
-def test_a_request_in_flight_is_answered_after_the_listener_has_closed(folder: Path) -> None:
-    with running(TRILHO_MODEL_DIR=folder, TRILHO_DRAIN_SECONDS="0.2") as service:
-        body = json.dumps(ROWS).encode()
-        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
-            head = (
-                b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-                b"content-length: %d\r\n\r\n" % len(body)
-            )
-            connection.sendall(head + body[:20])
-            assert service.ask("GET", "/livez")[0] == 200  # so the head above has been read
-            service.process.send_signal(signal.SIGTERM)
-            deadline = time.monotonic() + 10
-            while not service.refuses():
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            connection.sendall(body[20:])
-            answer = b""
-            while part := connection.recv(65536):
-                answer += part
-        code, _ = service.end()
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert b'"predictions":[' in answer
-    assert code == 0
-
-
-def test_a_second_sigterm_and_ctrl_c_do_not_wait(folder: Path) -> None:
-    with running(TRILHO_MODEL_DIR=folder, TRILHO_DRAIN_SECONDS="60") as service:
-        service.process.send_signal(signal.SIGTERM)
-        while service.ask("GET", "/ping")[0] == 200:
-            time.sleep(0.005)
-        assert service.stop(signal.SIGTERM)[0] == 0  # far below 60 s, or communicate times out
-    with running(TRILHO_MODEL_DIR=folder, TRILHO_DRAIN_SECONDS="60") as service:
-        assert service.stop(signal.SIGINT)[0] == 0
-
-
-def test_health_check_of_the_container(service: Service) -> None:
-    def check(port: int) -> int:
-        command = [sys.executable, "-m", "trilho.serving.health"]
-        return subprocess.run(
-            command, env=os.environ | {"TRILHO_PORT": str(port)}, timeout=30
-        ).returncode
-
-    assert check(service.port) == 0
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        assert check(nobody.getsockname()[1]) == 1
 
 
 # ── what the service is made of ───────────────────────────────────────────────────────────────────

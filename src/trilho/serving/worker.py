@@ -138,7 +138,9 @@ class Worker:
         return self._admit(client)
 
     def _admit(self, client: socket.socket) -> bool:
-        if self._count() >= self._options.limits.connections and not self._make_room():
+        # at the end all are taken that have connected: there will be no more of them
+        full = self._count() >= self._options.limits.connections and not self._ended.done()
+        if full and not self._make_room():
             if self._accepting:  # they are too new to be closed, but not for long
                 self._loop.call_soon(self._admit, client)
                 return False
@@ -213,7 +215,7 @@ class Worker:
         self._listener.close()
         await asyncio.sleep(TICK_SECONDS / 5)  # hear what had arrived already
         started = time.monotonic()
-        while self._shared.connections:
+        while self._shared.connections or self._accepting:
             age = time.monotonic() - started
             for connection in list(self._shared.connections):
                 if age > FINISH_SECONDS:
