@@ -13,14 +13,18 @@ from contextlib import contextmanager
 import uvloop
 
 from trilho.errors import TrilhoError, UsageError
-from trilho.serving import cores, emf, log, settings, source
+from trilho.serving import cores, emf, log, predictions, settings, source
 from trilho.serving.app import App
 from trilho.serving.auth import Keys
 from trilho.serving.measures import Measures
+from trilho.serving.predictions import Counts, PredictionLog
 from trilho.serving.predictor import Predictor, load
 from trilho.serving.settings import Settings
 from trilho.serving.supervisor import Supervisor, memory
 from trilho.serving.worker import FINISH_SECONDS, Worker
+
+# For the prediction log's last files, within the supervisor's margin.
+CLOSE_SECONDS = 2.5
 
 
 def run_from_environment() -> int:
@@ -90,6 +94,9 @@ class Service:
         self._listener = listener
         self._started = started
         self._measures = Measures(predictor)
+        self._counts = Counts(self._measures.registry) if options.predictions else None
+        if options.predictions is not None:
+            predictions.check(predictor, options.predictions)
         self._measures.registry.open(options.workers)
 
     def run(self) -> int:
@@ -133,7 +140,7 @@ class Service:
                 _end_with_parent(lifeline, worker.close)
             await worker.live(ready)
 
-        with self._emf(number, worker):
+        with self._emf(number, worker), self._predictions(app, worker):
             uvloop.run(live())
         log.through(None)
         lines.close(seconds=2)
@@ -160,6 +167,24 @@ class Service:
         yield
         out.add(source.next())
         out.close(seconds=2)
+
+    @contextmanager
+    def _predictions(self, app: App, worker: Worker) -> Iterator[None]:
+        """Keep what is predicted."""
+        if self._options.predictions is None or self._counts is None:
+            yield
+            return
+        kept = PredictionLog(
+            self._predictor,
+            self._options.predictions,
+            workers=self._options.workers,
+            counts=self._counts,
+        )
+        app.on_prediction = kept.take
+        worker.on_tick.append(kept.tick)
+        kept.start()
+        yield
+        kept.close(CLOSE_SECONDS)
 
     def _ready(self, pids: list[int]) -> None:
         host, port = self._listener.getsockname()[:2]

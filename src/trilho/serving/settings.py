@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from trilho.errors import UsageError
 from trilho.serving import cores
+from trilho.serving.tables import parquet_is_possible
 
 SAGEMAKER_FOLDER = Path("/opt/ml/model")
 HOST = "0.0.0.0"  # noqa: S104 - a container's service listens on all of its addresses
@@ -40,7 +45,19 @@ Answers predictions over HTTP from one verified bundle. Environment variables:
   TRILHO_LOG_REQUESTS     all, errors or none; default all
   TRILHO_METRICS          true or false: count and time, and answer /metrics; default true
   TRILHO_EMF              namespace for metrics in CloudWatch's embedded format on stdout
-  TRILHO_EMF_SECONDS      time between two of their lines; default 60"""
+  TRILHO_EMF_SECONDS      time between two of their lines; default 60
+  TRILHO_PREDICTION_LOG   keep predictions: s3://bucket/prefix or a folder
+  TRILHO_LOG_FORMAT       jsonl, or parquet where pyarrow is installed; default jsonl
+  TRILHO_LOG_SAMPLE       share of requests whose predictions are kept; default 1
+  TRILHO_LOG_COLUMNS      columns that are kept, by commas or as a JSON list; default: all
+  TRILHO_LOG_SENSITIVE    columns (or the id) that are hashed, or left out without a key
+  TRILHO_LOG_HASH_KEY     secret to hash them with
+  TRILHO_LOG_SECONDS      age at which what is kept is sent; default 60
+  TRILHO_LOG_SPOOL        folder for what is not sent yet; default in the temporary folder
+  TRILHO_LOG_SPOOL_MB     its size; beyond it the oldest is dropped; default 100
+  TRILHO_LABEL_BAND       distance to the threshold (or between the two best classes) below
+                          which rows are kept for labelling, too; default 0.05
+  TRILHO_LABEL_DAILY      most such rows in a day; default 1000"""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -60,6 +77,22 @@ class Limits(Struct, frozen=True, kw_only=True):
         return 4 * self.body
 
 
+class Keeping(Struct, frozen=True, kw_only=True):
+    """Which predictions are kept, and where: the prediction log."""
+
+    url: str
+    format: str = "jsonl"  # jsonl | parquet
+    sample: float = 1.0
+    columns: tuple[str, ...] | None = None  # None: all
+    sensitive: tuple[str, ...] = ()
+    hash_key: str | None = None  # without it what is sensitive is left out
+    seconds: float = 60.0
+    spool: Path
+    spool_bytes: int = 100 * 1024 * 1024  # of all workers together
+    band: float = 0.05
+    daily: int = 1000
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """Where the model is, where to listen, and how; one of `uri` and `folder` is set."""
 
@@ -77,6 +110,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     metrics: bool = True
     emf: str | None = None  # namespace
     emf_seconds: float = 60.0
+    predictions: Keeping | None = None
 
 
 def read(environment: Mapping[str, str]) -> Settings:
@@ -126,7 +160,51 @@ def read(environment: Mapping[str, str]) -> Settings:
         metrics=metrics == "true",
         emf=emf,
         emf_seconds=number("TRILHO_EMF_SECONDS", 60, 0.1, 3600),
+        predictions=_keeping(value),
     )
+
+
+def _keeping(value: Callable[..., Any]) -> Keeping | None:
+    url = value("TRILHO_PREDICTION_LOG")
+    if url is None:
+        return None
+    format = _one_of("TRILHO_LOG_FORMAT", value("TRILHO_LOG_FORMAT", "jsonl"), "jsonl", "parquet")
+    if format == "parquet" and not parquet_is_possible():
+        raise UsageError(
+            "TRILHO_LOG_FORMAT is parquet, and pyarrow is not installed here.",
+            hint="Leave it out, or use an image with pyarrow.",
+        )
+    columns = value("TRILHO_LOG_COLUMNS")
+    spool = value("TRILHO_LOG_SPOOL")
+    if spool is None:
+        spool = Path(tempfile.gettempdir()) / f"trilho-predictions-{os.getuid()}"
+    return Keeping(
+        url=url,
+        format=format,
+        sample=_number("TRILHO_LOG_SAMPLE", value("TRILHO_LOG_SAMPLE", "1"), 0, 1),
+        columns=None if columns is None else _names("TRILHO_LOG_COLUMNS", columns),
+        sensitive=_names("TRILHO_LOG_SENSITIVE", value("TRILHO_LOG_SENSITIVE", "")),
+        hash_key=value("TRILHO_LOG_HASH_KEY"),
+        seconds=_number("TRILHO_LOG_SECONDS", value("TRILHO_LOG_SECONDS", "60"), 0.1, 3600),
+        spool=Path(spool),
+        spool_bytes=int(
+            _number("TRILHO_LOG_SPOOL_MB", value("TRILHO_LOG_SPOOL_MB", "100"), 0.01, 1e6) * 1024**2
+        ),
+        band=_number("TRILHO_LABEL_BAND", value("TRILHO_LABEL_BAND", "0.05"), 0, 1),
+        daily=int(
+            _number("TRILHO_LABEL_DAILY", value("TRILHO_LABEL_DAILY", "1000"), 0, 1e9, whole=True)
+        ),
+    )
+
+
+def _names(variable: str, text: str) -> tuple[str, ...]:
+    """Return names parted by commas, or in a JSON list where they hold commas themselves."""
+    if not text.lstrip().startswith("["):
+        return tuple(name.strip() for name in text.split(",") if name.strip())
+    try:
+        return tuple(msgspec.json.decode(text, type=list[str]))
+    except msgspec.MsgspecError:
+        raise UsageError(f"{variable} must be names parted by commas, or a JSON list.") from None
 
 
 def _model(value: Callable[[str], str | None]) -> tuple[str | None, str | None, str | None]:
