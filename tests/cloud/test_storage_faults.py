@@ -282,6 +282,16 @@ def test_head_that_may_not_say_why_is_explained(played: Between) -> None:
         store.exists("k")
 
 
+def test_who_may_only_write_is_told_that_the_key_is_taken(
+    between: Between, bucket_name: str
+) -> None:
+    store = open_store(f"s3://{bucket_name}")
+    between.before = lambda method, _: (403, b"") if method == "HEAD" else None
+    store.put_once("k", b"a")
+    with pytest.raises(AlreadyExists):
+        store.put_once("k", b"a")
+
+
 def test_throttled_request_is_repeated(between: Between, bucket_name: str) -> None:
     answers = [(503, xml("SlowDown")), (500, xml("InternalError"))]
     between.before = lambda *_: answers.pop() if answers else None

@@ -166,7 +166,12 @@ class S3Store:
                     ):
                         # Our own write may have gone through, its answer got lost, and boto3 has
                         # sent it again: then the object bears this call's mark.
-                        found = self._find(key)
+                        try:
+                            found = self._find(key)
+                        except UsageError:
+                            if code == "PreconditionFailed" and "IfNoneMatch" in condition:
+                                return None  # it is there; who may only write learns no more
+                            raise
                         if found and found["Metadata"].get(_WRITER) == writer:
                             return str(found["ETag"])
                         return None
