@@ -18,15 +18,23 @@ def test_the_clock_finds_nothing_new(live: World) -> None:
     assert live.objects() == before
 
 
-def test_a_forced_dry_run_trains_and_stores_nothing(live: World) -> None:
-    runs, before = len(live.objects("runs/")), live.objects("candidates/")
-    run = live.dispatch("retrain.yml", force="true", dry_run="true")
-    run.expect(model="success")
-    assert len(live.objects("runs/")) == runs + 1  # it was trained, though nothing had changed
+def test_force_trains_though_nothing_changed(live: World) -> None:
+    runs = len(live.objects("runs/"))
+    run = live.dispatch("retrain.yml", force="true")
+    run.expect(model="success")  # it is the model that serves already
+    assert len(live.objects("runs/")) == runs + 1
     assert run.output("model", "train", "model-digest") == live.digest(1)
-    assert live.objects("candidates/") == before
+
+
+def test_a_dry_run_judges_and_stores_nothing(live: World) -> None:
+    before = live.objects("candidates/")
+    run = live.dispatch("retrain.yml", params='{"max_iter": 45}', dry_run="true")
+    run.expect(model="success")
+    assert run.output("model", "train", "verdict") == "PROMOTE"
     assert "PROMOTE" in run.summaries["model"]
     assert "report" in run.artifacts
+    assert live.objects("candidates/") == before
+    assert live.serving == live.digest(1)
 
 
 def test_parameters_by_hand_go_through_gate_and_deployment(live: World) -> None:

@@ -49,12 +49,17 @@ def test_an_issue_holds_the_facts(three: World) -> None:
     assert three.digest(2)[7:19] in issue.body
 
 
-def test_what_was_rolled_back_is_not_promoted_again(three: World) -> None:
-    run = three.dispatch("retrain.yml", params='{"max_iter": 50}')
+def test_what_was_rolled_back_is_refused_with_the_reason(three: World) -> None:
+    three.change("again", "max_iter: 30", "max_iter: 50")
+    number, run = three.open_pull_request()
     run.expect(model="failure")
     assert "exit status 4" in run.log
-    assert "Complaints since Monday" in " ".join(e.message for e in run.errors())
-    assert three.champion == 2
+    assert run.output("model", "train", "model-digest") == three.digest(3)
+    (error,) = run.errors()
+    assert "Complaints since Monday" in error.message
+    assert "Complaints since Monday" in three.comment(number)
+    assert set(run.artifacts) == {"report"}
+    assert "Store the candidate" not in run.steps["model"]
 
 
 def test_a_named_version_serves_again(three: World) -> None:

@@ -233,7 +233,7 @@ def _foregone(work: Job, known: Foregone, json: bool) -> None:
         now.close(f"{known.verdict}: {known.reason}", "same" if unchanged else "fail")
     _report(work)
     github.set_output("verdict", known.verdict)
-    github.set_output("changed", "false" if unchanged else "true")
+    github.set_output("changed", "false")  # there is nothing to store, and nothing to deploy
     github.set_output("model-digest", (known.champion_digest or "") if unchanged else known.digest)
     if json:
         emit(known)
