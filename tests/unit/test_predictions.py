@@ -99,20 +99,34 @@ def wait(condition: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
+def unfolded(line: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a line."""
+    inputs = line["inputs"]
+    names = [name for name in line if isinstance(line[name], list)]
+    assert {len(line[name]) for name in names} | {len(inputs[n]) for n in inputs} <= {line["rows"]}
+    return [
+        {name: line[name][i] for name in names}
+        | {"inputs": {name: values[i] for name, values in inputs.items()}}
+        for i in range(line["rows"])
+    ]
+
+
 def stored(place: Path, log: str = "predictions") -> list[dict[str, Any]]:
-    """All lines in the place where the log goes."""
+    """All rows in the place where the log goes."""
     found: list[dict[str, Any]] = []
     for path in sorted(place.glob(f"{log}/**/*.jsonl.gz")):
-        found += map(json.loads, gzip.decompress(path.read_bytes()).splitlines())
+        for line in gzip.decompress(path.read_bytes()).splitlines():
+            found += unfolded(json.loads(line))
     return found
 
 
 def spooled(place: Path) -> list[dict[str, Any]]:
-    """All lines that were not sent yet."""
+    """All rows that were not sent yet."""
     return [
-        json.loads(line)
+        row
         for path in place.rglob("*.jsonl")
         for line in path.read_bytes().splitlines()
+        for row in unfolded(json.loads(line))
     ]
 
 
@@ -123,12 +137,12 @@ def test_keeps_what_was_asked_and_answered(tiny: Predictor, tmp_path: Path) -> N
     rows = [{**row, "who": name} for row, name in zip(ROWS, ["a", "b", None, 17], strict=True)]
     (line,) = lines(tiny, tmp_path, rows)
     assert line == {
-        "time": "2026-01-31T12:00:00.250Z",
-        "request_id": "abc",
+        "time": ["2026-01-31T12:00:00.250Z"] * 4,
+        "request_id": ["abc"] * 4,
         "model": "tiny",
         "version": "7",
         "digest": tiny.identity.digest,
-        "milliseconds": 1.234,
+        "milliseconds": [1.234] * 4,
         "rows": 4,
         "entity": ["a", "b", None, 17],
         "inputs": {
@@ -142,6 +156,40 @@ def test_keeps_what_was_asked_and_answered(tiny: Predictor, tmp_path: Path) -> N
         "decision": [CLASSES[expected(row) >= THRESHOLD] for row in rows],
     }
     assert all(type(age) is int for age in line["inputs"]["age"])
+
+
+def test_small_requests_share_a_line(tiny: Predictor, tmp_path: Path) -> None:
+    maker = Lines(tiny.signature, tiny.columns, tiny.identity, keeping(tmp_path))
+    some = [{**ROW, "age": 1}, {**ROW, "age": 2, "income": None}, {**ROW, "age": 3, "who": "c"}]
+    many = [
+        Kept(*finished(tiny, some[:1], "a")),
+        Kept(*finished(tiny, some, "b", AT + 1), rows=np.array([2, 0])),
+        Kept(*finished(tiny, some[1:], "c")),
+    ]
+    rows = unfolded(json.loads(maker.join(many)))
+    assert [row["request_id"] for row in rows] == ["a", "b", "b", "c", "c"]
+    assert [row["time"][17:] for row in rows] == ["00.250Z", *["01.250Z"] * 2, *["00.250Z"] * 2]
+    assert [row["inputs"]["age"] for row in rows] == [1, 3, 1, 2, 3]
+    assert [row["inputs"]["income"] for row in rows] == [*[1250.5] * 3, None, 1250.5]
+    assert [row["entity"] for row in rows] == [None, "c", None, None, "c"]
+    wanted = [expected(some[row["inputs"]["age"] - 1]) for row in rows]
+    assert [row["score"] for row in rows] == pytest.approx(wanted, abs=1e-12)
+    assert [row["decision"] for row in rows] == [CLASSES[p >= THRESHOLD] for p in wanted]
+
+
+def test_a_whole_number_stays_one_beside_a_missing_one(tmp_path: Path) -> None:
+    columns = [
+        msgspec.structs.replace(column, required=False) if column.kind != "number" else column
+        for column in served.COLUMNS
+    ]
+    served.make_bundle(tmp_path / "bundle", columns=columns)
+    model = load(tmp_path / "bundle")
+    rows = [{"income": 1.0, "age": 7, "married": True}, {"income": 2.0}]
+    (line,) = lines(model, tmp_path, rows)
+    assert line["inputs"]["age"] == [7, None]
+    assert type(line["inputs"]["age"][0]) is int
+    assert line["inputs"]["married"] == [True, None]
+    assert line["entity"] is None
 
 
 def test_parts_large_batches_into_lines_that_hold_all_rows(tiny: Predictor, tmp_path: Path) -> None:
@@ -206,7 +254,7 @@ def test_no_text_breaks_a_line(
     assert made.count(b"\n") == 1
     line = json.loads(made)
     assert (line["inputs"]["city"], line["entity"]) == ([city], [who])
-    assert line["request_id"] == id
+    assert line["request_id"] == [id]
 
 
 # ── labelling ─────────────────────────────────────────────────────────────────────────────────────
@@ -251,10 +299,10 @@ def test_keeps_doubtful_rows_for_labelling_up_to_the_daily_cap(
     it.log.take(finished(tiny, ROWS[:3], "tomorrow", AT + 86_400))
     it.log.close(10)
     found = stored(tmp_path / "out", "labelling")
-    assert [(line["request_id"], line["rows"]) for line in found] == [
-        *(("one", 3), ("two", 2), ("tomorrow", 3))
+    assert [row["request_id"] for row in found] == [
+        *(*["one"] * 3, *["two"] * 2, *["tomorrow"] * 3)
     ]
-    assert found[1]["inputs"]["age"] == [44, 18]
+    assert [row["inputs"]["age"] for row in found] == [44, 18, 71, 44, 18, 44, 18, 71]
     assert stored(tmp_path / "out") == []  # the sample left all of them out
     assert it.total(it.counts.sent.cell("labelling")) == 8
 
@@ -404,7 +452,7 @@ def test_a_full_spool_drops_the_oldest_and_counts_it(
         it.log._append(item)
         written += 4
         assert it.spool.size <= 20_000
-    left = sorted(int(line["request_id"]) for line in spooled(tmp_path / "spool"))
+    left = sorted({int(row["request_id"]) for row in spooled(tmp_path / "spool")})
     assert left == list(range(60 - len(left), 60))  # the youngest, without a gap
     assert 10 < len(left) < 60
     assert it.dropped("spool") == written - 4 * len(left) > 0
@@ -418,6 +466,7 @@ def test_a_full_buffer_drops_and_counts_and_holds_up_nobody(
     tiny: Predictor, tmp_path: Path, away: Away, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictions, "BUFFER_BYTES", 10_000)
+    monkeypatch.setattr(predictions, "LINE_BYTES", 0)
     it = Open(tiny, keeping(tmp_path, daily=0))  # not started: as if the disk were stuck
     for _ in range(100):
         it.log.take(finished(tiny, ROWS))
@@ -477,7 +526,8 @@ def test_a_write_that_breaks_off_leaves_no_half_line(
         spool.append(PARTITION, b'{"rows":2}\n', 2)
     monkeypatch.setattr(os, "write", write)
     spool.append(PARTITION, b'{"rows":3}\n', 3)
-    assert [line["rows"] for line in spooled(tmp_path)] == [1, 3]
+    (path,) = tmp_path.rglob("*.jsonl")
+    assert path.read_bytes() == b'{"rows":1}\n{"rows":3}\n'
     spool.close()
 
 
@@ -549,8 +599,8 @@ def test_a_service_that_ends_has_sent_all(folder: Path, tmp_path: Path) -> None:
         code, _ = service.stop(signal.SIGTERM)
     assert code == 0
     found = stored(tmp_path / "out")
-    assert {line["request_id"] for line in found} == {*(f"r{i}" for i in range(20)), "large"}
-    assert sum(line["rows"] for line in found) == 80 + 5000
+    assert {row["request_id"] for row in found} == {*(f"r{i}" for i in range(20)), "large"}
+    assert len(found) == 80 + 5000
     assert not any(path.is_file() for path in (tmp_path / "spool").rglob("*"))
 
 
@@ -574,7 +624,7 @@ def test_kill_9_loses_at_most_a_second_and_the_next_service_sends_the_rest(
         service.process.kill()
         killed = time.monotonic()
         service.process.wait()
-    kept = {line["request_id"] for line in spooled(tmp_path / "spool")}
+    kept = {row["request_id"] for row in spooled(tmp_path / "spool")}
     lost = [killed - at for id, at in answered.items() if id not in kept]
     assert len(kept) > 100
     assert max(lost, default=0) <= 1
@@ -582,7 +632,7 @@ def test_kill_9_loses_at_most_a_second_and_the_next_service_sends_the_rest(
     with running(**variables) as service:
         wait(lambda: len(stored(tmp_path / "out")) == len(kept))
         service.stop()
-    sent = [line["request_id"] for line in stored(tmp_path / "out")]
+    sent = [row["request_id"] for row in stored(tmp_path / "out")]
     assert sorted(sent) == sorted(kept)  # each once
 
 
@@ -623,9 +673,9 @@ def test_hostile_requests_make_whole_lines_through_the_service(
             ask(service, id, [{**ROW, "city": text, "who": text}])
         service.stop()
     found = stored(tmp_path / "out")
-    assert [line["inputs"]["city"] for line in found] == [[text] for text in texts]
-    assert [line["entity"] for line in found] == [[text] for text in texts]
-    assert sum(line["request_id"] in ids for line in found) == 1
+    assert [row["inputs"]["city"] for row in found] == texts
+    assert [row["entity"] for row in found] == texts
+    assert sum(row["request_id"] in ids for row in found) == 1
 
 
 def test_refused_requests_are_not_kept(folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The prediction log: what was asked and answered, for monitoring, and what a person should label.
 
-    the loop      makes the line of each prediction, into a bounded buffer
+    the loop      makes a line of some predictions at a time, into a bounded buffer
     a thread      takes the buffer four times a second to the spool's files (see predictions_spool)
     a thread      packs files that are due, and sends them; while S3 is away they wait
 
@@ -38,6 +38,9 @@ PREDICTIONS, LABELLING = "predictions", "labelling"
 # Bytes of lines that wait for the disk, and predictions of many rows that wait to become lines.
 BUFFER_BYTES = 16 * 1024 * 1024
 BUFFER_LARGE = 4
+# What becomes a line at once, about: names are written once in it, and it holds up nobody.
+LINE_BYTES = 16 * 1024
+ROW_BYTES = 160
 ROLL_SECONDS = 0.25
 ADOPT_SECONDS = 10.0
 RETRY_SECONDS = (0.5, 30.0)
@@ -127,6 +130,8 @@ class PredictionLog:
         self._day = (0, 0)  # the day, and the rows for labelling in it
         self._buffer: defaultdict[tuple[str, int], list[bytes]] = defaultdict(list)
         self._rows: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._pending: defaultdict[tuple[str, int], list[Kept]] = defaultdict(list)
+        self._weight = 0  # of what is pending, about, in bytes
         self._size = 0  # bytes that wait for the loop's tick, or for the disk
         self._large = 0
         self._bound = threading.Lock()
@@ -188,17 +193,28 @@ class PredictionLog:
         if self._size >= BUFFER_BYTES:
             self._counts.lost("buffer")(rows)
             return
-        for line in self._lines.of(kept):
-            self._buffer[name, at].append(line)
-            self._rows[name, at] += rows
+        self._pending[name, at].append(kept)
+        self._weight += rows * ROW_BYTES + self._lines.weight(kept)
+        if self._weight >= LINE_BYTES:
+            self._encode()
+
+    def _encode(self) -> None:
+        """Make lines of what is pending."""
+        for partition, many in self._pending.items():
+            line = self._lines.join(many)
+            self._buffer[partition].append(line)
+            self._rows[partition] += sum(kept.size() for kept in many)
             with self._bound:
                 self._size += len(line)
+        self._pending.clear()
+        self._weight = 0
 
     def _partition(self, name: str, at: int) -> str:
         return f"{name}/{self._model}/{hour(at * 3600)}"
 
     def tick(self) -> None:
         """Hand the buffer to the thread that writes it."""
+        self._encode()
         if self._buffer:
             for (name, at), lines in self._buffer.items():
                 self._queue.put(Item(self._partition(name, at), lines, self._rows[name, at]))

@@ -1,11 +1,13 @@
-"""What is kept of a prediction: one line of JSON, column by column, without what is sensitive.
+"""What is kept of predictions: lines of JSON, column by column, without what is sensitive.
 
-A line is a request, or a piece of a large one. All of its values are lists with an entry for each
-row, so single predictions and batches are read alike:
+A line holds up to 1000 rows, of many small requests or of a piece of a large one. All but the model
+are lists with an entry for each row, because names that are repeated in each row would be most of
+the work and of the bytes:
 
-    {"time": "2026-01-31T12:00:00.123Z", "request_id": "...", "model": "credit_default",
-     "version": "3", "digest": "sha256:...", "milliseconds": 0.61, "rows": 1, "entity": ["c-17"],
-     "inputs": {"AGE": [24], ...}, "score": [0.83], "decision": [1]}
+    {"model": "credit_default", "version": "3", "digest": "sha256:...", "rows": 2,
+     "time": ["2026-01-31T12:00:00.123Z", ...], "request_id": [...], "milliseconds": [0.61, ...],
+     "entity": ["c-17", ...], "inputs": {"AGE": [24, 57], ...}, "score": [0.83, 0.12],
+     "decision": [1, 0]}
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import hmac
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,9 +29,10 @@ from trilho.serving.columns import EPOCH, Array, Batch, Columns
 from trilho.serving.predictor import Identity, Prediction
 from trilho.serving.settings import Keeping
 
-# A line holds so many rows at most: nothing that is encoded at once may hold up the rest for long.
+# A line's rows at most: nothing that is encoded at once may hold up the rest for long.
 PIECE = 1000
 HASH_BYTES = 16
+MILLISECONDS = [f".{i:03d}Z" for i in range(1000)]
 
 Values = list[Any]
 
@@ -36,17 +40,17 @@ Values = list[Any]
 class Line(Struct, frozen=True, kw_only=True, gc=False):
     """One line of the log."""
 
-    time: str
-    request_id: str
     model: str
     version: str | None
     digest: str
-    milliseconds: float
     rows: int
-    entity: Values | None  # the ids that the caller sent
+    time: list[str]
+    request_id: list[str]
+    milliseconds: list[float]
+    entity: Values | None  # the ids that the callers sent, None where the model has none
     inputs: dict[str, Values]
     score: Values
-    decision: Values | None
+    decision: Values | None  # None for a regression
 
 
 class Kept(NamedTuple):
@@ -70,6 +74,33 @@ class Kept(NamedTuple):
         return self.prediction.batch.rows if self.rows is None else len(self.rows)
 
 
+def _cut(kept: Kept) -> Kept:
+    """Return the rows that are kept as a prediction of their own."""
+    rows = kept.rows
+    if rows is None:
+        return kept
+    batch, scores, decisions = kept.prediction
+    cut = Batch(
+        {name: values[rows] for name, values in batch.columns.items()},
+        len(rows),
+        batch.matrix[:, rows],
+        None if batch.ids is None else [batch.ids[i] for i in rows],
+    )
+    chosen = None if decisions is None else [decisions[i] for i in rows]
+    return kept._replace(prediction=Prediction(cut, scores[rows], chosen), rows=None)
+
+
+def _joined(arrays: list[Array], axis: int) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
+
+
+def _spread(values: Values, sizes: list[int]) -> Values:
+    """Repeat what is true of a request for each of its rows."""
+    if len(sizes) == sum(sizes):
+        return values
+    return [value for value, n in zip(values, sizes, strict=True) for _ in range(n)]
+
+
 class Lines:
     """Makes the lines of one model.
 
@@ -86,6 +117,7 @@ class Lines:
         self._encode = msgspec.json.Encoder().encode
         self._key = None if options.hash_key is None else options.hash_key.encode()
         self._second = (-1, "")
+        self._whole = columns.integers
         known = [*columns.names, *([signature.id] if signature.id else [])]
         for variable, names in (
             ("TRILHO_LOG_COLUMNS", options.columns or ()),
@@ -119,55 +151,72 @@ class Lines:
                 (self._dates if column.kind == "date" else self._texts).append(column.name)
 
     def of(self, kept: Kept) -> Iterator[bytes]:
-        """Yield the lines of a prediction, each with its end."""
+        """Yield the lines of one prediction, of any number of rows."""
         count = kept.size()
         if count <= PIECE:
-            yield self._line(kept, kept.rows)
+            yield self.join([kept])
             return
         chosen = np.arange(count) if kept.rows is None else kept.rows
         for start in range(0, count, PIECE):
-            yield self._line(kept, chosen[start : start + PIECE])
+            yield self.join([kept._replace(rows=chosen[start : start + PIECE])])
 
-    def _line(self, kept: Kept, rows: Array | None) -> bytes:
-        batch, scores, decisions = kept.prediction
-        entity = batch.ids if self._entity else None
-        count = batch.rows
-        if rows is not None:
-            scores, count = scores[rows], len(rows)
-            entity = None if entity is None else [entity[i] for i in rows]
-            decisions = None if decisions is None else [decisions[i] for i in rows]
-        if entity is not None and self._hash_entity:
-            entity = self._hashes(entity)
+    def join(self, many: list[Kept]) -> bytes:
+        """Return one line of several predictions, with its end."""
         identity = self._identity
+        many = [_cut(kept) for kept in many]
+        batches = [kept.prediction.batch for kept in many]
+        sizes = [batch.rows for batch in batches]
+        decisions = [kept.prediction.decisions for kept in many]
+        taken = np.round(np.array([kept.seconds for kept in many]) * 1000, 3)
         line = Line(
-            time=self._time(kept.at),
-            request_id=kept.request_id,
             model=identity.name,
             version=identity.version,
             digest=identity.digest,
-            milliseconds=round(kept.seconds * 1000, 3),
-            rows=count,
-            entity=entity,
-            inputs=self._inputs(batch, rows),
-            score=scores.tolist(),
-            decision=decisions,
+            rows=sum(sizes),
+            time=_spread([self._time(kept.at) for kept in many], sizes),
+            request_id=_spread([kept.request_id for kept in many], sizes),
+            milliseconds=_spread(taken.tolist(), sizes),
+            entity=self._entities(batches) if self._entity else None,
+            inputs=self._inputs(batches),
+            score=_joined([kept.prediction.scores for kept in many], 0).tolist(),
+            decision=None if decisions[0] is None else list(chain.from_iterable(decisions)),  # type: ignore[arg-type]
         )
         return self._encode(line) + b"\n"
 
-    def _inputs(self, batch: Batch, rows: Array | None) -> dict[str, Values]:
-        numbers = (batch.matrix if rows is None else batch.matrix[:, rows]).tolist()
-        inputs: dict[str, Values] = {name: numbers[i] for name, i in self._numbers["number"]}
-        for name, i in self._numbers["integer"]:
-            inputs[name] = [int(v) if v == v else None for v in numbers[i]]
+    def _entities(self, batches: list[Batch]) -> Values:
+        entities: Values = []
+        for batch in batches:
+            entities += [None] * batch.rows if batch.ids is None else batch.ids
+        return self._hashes(entities) if self._hash_entity else entities
+
+    def _inputs(self, batches: list[Batch]) -> dict[str, Values]:
+        matrix = _joined([batch.matrix for batch in batches], 1)
+        inputs: dict[str, Values] = {}
+        if self._whole:
+            # integers stand first in the matrix
+            whole = matrix[: self._whole]
+            sound = not np.isnan(whole).any()
+            numbers = (whole.astype(np.int64) if sound else whole).tolist()
+            for name, i in self._numbers["integer"]:
+                values = numbers[i]
+                inputs[name] = values if sound else [int(v) if v == v else None for v in values]
+        numbers = matrix.tolist()
+        for name, i in self._numbers["number"]:
+            inputs[name] = numbers[i]
         for name, i in self._numbers["boolean"]:
             inputs[name] = [v != 0 if v == v else None for v in numbers[i]]
         for names, text in ((self._dates, _dates), (self._texts, _same)):
             for name in names:
-                values = batch.columns[name]
-                inputs[name] = text((values if rows is None else values[rows]).tolist())
+                values = _joined([batch.columns[name] for batch in batches], 0).tolist()
+                inputs[name] = text(values)
         for name in self._hashed:
             inputs[name] = self._hashes(inputs[name])
         return inputs
+
+    def weight(self, kept: Kept) -> int:
+        """Return about how many bytes of text there are."""
+        columns = kept.prediction.batch.columns
+        return sum(len(value) for name in self._texts for value in columns[name].tolist() if value)
 
     def _hashes(self, values: Values) -> list[str | None]:
         """With a key, because who knows the few possible values could try them all."""
@@ -186,7 +235,7 @@ class Lines:
         if int(at) != second:
             known = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
             self._second = (int(at), known)
-        return f"{known}.{int(at % 1 * 1000):03d}Z"
+        return known + MILLISECONDS[int(at * 1000) % 1000]
 
 
 def _same(values: Values) -> Values:
