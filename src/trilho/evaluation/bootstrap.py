@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -105,12 +106,19 @@ def together(do: Callable[[T], R], items: Iterable[T], workers: int | None = Non
 
     Each worker gets one BLAS thread: no more threads than cores, and the same sums every time.
     """
-    workers = workers or min(4, os.cpu_count() or 1)
-    with threadpool_limits(1, user_api="blas"):
-        if workers == 1:
+    if workers == 1:
+        with threadpool_limits(1, user_api="blas"):
             return [do(item) for item in items]
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(do, items))
+    with at_once(workers) as pool:
+        return list(pool.map(do, items))
+
+
+@contextmanager
+def at_once(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """A pool for things that are done side by side, as `together` does them."""
+    workers = workers or min(4, os.cpu_count() or 1)
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        yield pool
 
 
 def counts(rng: np.random.Generator, resamples: int, rows: int) -> Weights:

@@ -77,26 +77,33 @@ def compare(
     order = canonical(ids, y, scores)
     both = _Both(task, scores[order], champion[order], threshold, champion_threshold)
     truth = y[order]
-    drawn = bootstrap.draw(
-        lambda rows: both.metrics(truth[rows], rows),
-        len(y),
-        resamples=settings.resamples,
-        seed=seed(settings, "all"),
-        strata=None if task == "regression" else truth,
-    )
-    return Comparison(
-        champion_digest=champion_digest,
-        champion_version=champion_version,
-        rows=len(y),
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        metrics=both.differences(truth, np.arange(len(y)), drawn, settings.confidence),
-        slices=_slices(settings, both, truth, frame, order),
-        fairness=_fairness(settings, both, truth, frame, order) if task == "binary" else {},
-        flips=None if task == "regression" else _flips(both, truth, ids, order),
-        data=data,
-        caveats=list(caveats),
-    )
+
+    def differences() -> dict[str, Difference]:
+        drawn = bootstrap.draw(
+            lambda rows: both.metrics(truth[rows], rows),
+            len(y),
+            resamples=settings.resamples,
+            seed=seed(settings, "all"),
+            strata=None if task == "regression" else truth,
+        )
+        return both.differences(truth, np.arange(len(y)), drawn, settings.confidence)
+
+    with bootstrap.at_once() as pool:
+        slices = pool.submit(_slices, settings, both, truth, frame, order)
+        whole = pool.submit(differences)
+        return Comparison(
+            champion_digest=champion_digest,
+            champion_version=champion_version,
+            rows=len(y),
+            confidence=settings.confidence,
+            resamples=settings.resamples,
+            fairness=_fairness(settings, both, truth, frame, order) if task == "binary" else {},
+            flips=None if task == "regression" else _flips(both, truth, ids, order),
+            metrics=whole.result(),
+            slices=slices.result(),
+            data=data,
+            caveats=list(caveats),
+        )
 
 
 class _Both:

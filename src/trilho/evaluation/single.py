@@ -21,7 +21,7 @@ from trilho.evaluation.importance import (
     single_feature,
 )
 from trilho.evaluation.metrics import Floats, metrics, point
-from trilho.evaluation.results import PRIMARY, Estimate, Evaluation, Fairness, Slice
+from trilho.evaluation.results import PRIMARY, Estimate, Evaluation, Fairness, Importance, Slice
 from trilho.evaluation.slices import split
 
 Rows = NDArray[np.intp]
@@ -88,33 +88,14 @@ def evaluate(
     binary, k = task == "binary", 1 if scores.ndim == 1 else scores.shape[1]
     decided = (scores >= at).astype(np.intp) if binary else scores.reshape(len(y), k).argmax(axis=1)
     top = scores.max(axis=1) if task == "multiclass" else scores
-    curve = curves.roc_and_precision_recall(y, scores) if binary else None
     low, high = 0.0, 1.0
     if task == "regression":
         low, high = (float(v) for v in np.quantile(y - scores, (0.001, 0.999)))
-    return Evaluation(
-        task=task,
-        primary=PRIMARY[task],
-        rows=len(y),
-        resamples=settings.resamples,
-        confidence=settings.confidence,
-        classes=None if classes is None else [str(c) for c in classes],
-        threshold=at if binary else None,
-        metrics=estimates(settings, task, y, scores, at),
-        slices=_slices(settings, task, y, scores, frame, order, at),
-        fairness=list(_fairness(settings, y, decided == 1, frame, order)) if binary else [],
-        calibration=curves.calibration(
-            top, (decided == y).astype(np.float64) if task == "multiclass" else y.astype(np.float64)
-        ),
-        confusion=None
-        if task == "regression"
-        else curves.confusion(y, decided, 2 if binary else k),
-        thresholds=curves.thresholds(y, scores, at) if binary else [],
-        roc=curve[0] if curve else None,
-        precision_recall=curve[1] if curve else None,
-        score_histogram=curves.histogram(y - scores if task == "regression" else top, low, high),
-        score_range=[low, high],
-        importance=permutation(
+
+    def important() -> list[Importance]:
+        if predict is None:
+            return []
+        return permutation(
             predict,
             frame.iloc[order[:IMPORTANCE_ROWS]][columns],
             task=task,
@@ -122,12 +103,44 @@ def evaluate(
             threshold=at,
             rng=np.random.default_rng(seed(settings, "importance")),
         )
-        if predict
-        else [],
-        single_feature=single_feature(
-            frame.iloc[order[:STRENGTH_ROWS]], columns, task, y[:STRENGTH_ROWS], k
-        ),
-    )
+
+    def strong() -> dict[str, float]:
+        rows = frame.iloc[order[:STRENGTH_ROWS]]
+        return single_feature(rows, columns, task, y[:STRENGTH_ROWS], k)
+
+    with bootstrap.at_once() as pool:  # the longest first
+        importance, strength = pool.submit(important), pool.submit(strong)
+        slices = pool.submit(_slices, settings, task, y, scores, frame, order, at)
+        whole = pool.submit(estimates, settings, task, y, scores, at)
+        curve = curves.roc_and_precision_recall(y, scores) if binary else None
+        return Evaluation(
+            task=task,
+            primary=PRIMARY[task],
+            rows=len(y),
+            resamples=settings.resamples,
+            confidence=settings.confidence,
+            classes=None if classes is None else [str(c) for c in classes],
+            threshold=at if binary else None,
+            fairness=list(_fairness(settings, y, decided == 1, frame, order)) if binary else [],
+            calibration=curves.calibration(
+                top,
+                (decided == y).astype(np.float64) if task == "multiclass" else y.astype(np.float64),
+            ),
+            confusion=None
+            if task == "regression"
+            else curves.confusion(y, decided, 2 if binary else k),
+            thresholds=curves.thresholds(y, scores, at) if binary else [],
+            roc=curve[0] if curve else None,
+            precision_recall=curve[1] if curve else None,
+            score_histogram=curves.histogram(
+                y - scores if task == "regression" else top, low, high
+            ),
+            score_range=[low, high],
+            metrics=whole.result(),
+            slices=slices.result(),
+            importance=importance.result(),
+            single_feature=strength.result(),
+        )
 
 
 def estimates(
