@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Annotated
@@ -58,6 +59,9 @@ def main() -> None:
     # OpenMP's threads spin while they wait for each other; on a runner that shares its cores that
     # made a fit seven times slower. Read when the numeric libraries are imported, so set here.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # What the libraries make as they are imported stays; to look through it for garbage again and
+    # again took a sixth of the time of importing it.
+    gc.set_threshold(50_000)
     try:
         app()
     except TrilhoError as error:
