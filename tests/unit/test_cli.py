@@ -17,7 +17,10 @@ import pytest
 from step import outputs
 from typer.testing import CliRunner
 
+from trilho import pipeline
 from trilho.cli import app, console
+from trilho.config import Overrides, load
+from trilho.evaluation.results import Comparison
 from trilho.registry import Source, open_registry
 
 ROOT = Path(__file__).parents[2]
@@ -370,6 +373,32 @@ def test_dropping_a_column_of_the_champion_is_compared_not_refused(
     comparison = json.loads(done.stdout)
     assert comparison["impossible"] is None
     assert comparison["metrics"]["roc_auc"]["champion"] is not None
+
+
+def test_the_champion_scored_beside_the_fit_compares_as_one_scored_afterwards(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy)
+    registry = open_registry(str(copy / ".trilho/registry"))
+    if not registry.versions():
+        trilho("publish", "--allow-hold", cwd=copy)
+    champion = registry.move_alias("champion", 1, expected=None, source=Source(actor="tester"))
+    trilho("train", "--params", '{"max_iter": 5}', cwd=copy)
+    monkeypatch.chdir(copy)
+    overrides = Overrides(params={"max_iter": 5})
+
+    def compared(ahead: bool) -> Comparison | None:
+        job = pipeline.Job(load(Path("pipeline.yaml"), overrides), force=True)
+        if ahead:
+            pipeline.score_champion(job)
+        assert (champion.digest in job.scores) == ahead
+        return pipeline.evaluate(job).value
+
+    found = compared(ahead=False)
+    assert found is not None
+    assert found.metrics["roc_auc"].difference
+    assert compared(ahead=True) == found
 
 
 def test_a_run_killed_between_bundle_and_record_is_told_and_mended(

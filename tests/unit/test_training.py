@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from threading import get_native_id
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from trilho.errors import UsageError
 from trilho.training import Scorer, Trained, train
 from trilho.training import fingerprint as prints
 from trilho.training.estimator import build
+from trilho.training.idle import beside
 from trilho.training.search import parameter
 from trilho.training.threshold import best
 
@@ -509,3 +511,27 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
         prints.parts(pipeline(factory="training_project:hist"), "sha256:1")
     )
     assert done.stdout.strip() == expected
+
+
+# ── beside a fit ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_work_beside_a_fit_takes_only_what_the_fit_leaves() -> None:
+    own, turn = os.nice(0), sys.getswitchinterval()
+    with beside(lambda: os.getpriority(os.PRIO_PROCESS, get_native_id()), gently=True) as priority:
+        assert sys.getswitchinterval() < turn
+    assert sys.getswitchinterval() == turn
+    assert os.nice(0) == own
+    if sys.platform == "linux":
+        assert priority.result() == min(19, own + 10)
+    with beside(lambda: os.getpriority(os.PRIO_PROCESS, get_native_id()), gently=False) as priority:
+        pass
+    assert priority.result() == own
+
+
+def test_what_fails_beside_a_fit_is_raised_where_it_is_asked_for() -> None:
+    with beside(lambda: 1 / 0, gently=True) as failed:
+        done = True
+    assert done
+    with pytest.raises(ZeroDivisionError):
+        failed.result()

@@ -206,8 +206,8 @@ def retrain(
     if (known := pipeline.foregone(work)) is not None:
         _foregone(work, known, json)
         return
-    work.soon = ("trilho.schema.validation", "trilho.training.run")
-    work.later = ("trilho.report.charts",)
+    work.soon = (pipeline.importing("trilho.schema.validation", "trilho.training.run"),)
+    work.later = (pipeline.score_champion, pipeline.importing("trilho.report.charts"))
     validation = _validate(work)
     if not validation.ok:
         _report(work)

@@ -10,13 +10,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from threading import Thread
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -27,6 +26,7 @@ from trilho.errors import IntegrityError, UsageError
 from trilho.evaluation.results import Evaluation, Measurements
 from trilho.registry import CHAMPION, Alias, Registry, RunRecord, Version, open_registry
 from trilho.training import fingerprint
+from trilho.training.idle import beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +51,7 @@ WRITERS = {
 
 T = TypeVar("T")
 Tell = Callable[[str], None]
+Ahead = Callable[["Job"], object]
 
 
 def silent(_: str) -> None:
@@ -74,10 +75,10 @@ class Job:
     config_path: Path = DEFAULT_PATH
     overrides: Overrides = field(default_factory=Overrides)
     force: bool = False
-    # modules that later steps need: imported while the data are read, while the model is fitted
-    soon: tuple[str, ...] = ()
-    later: tuple[str, ...] = ()
-    # hold-out scores of the bundle that this job trained, by digest: scoring them again is work
+    # what later steps need: done while the data are read, while the model is fitted
+    soon: tuple[Ahead, ...] = ()
+    later: tuple[Ahead, ...] = ()
+    # hold-out scores of bundles, by digest: scoring them again is work
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     _fresh: set[str] = field(default_factory=set)  # documents written by this job
 
@@ -93,8 +94,12 @@ class Job:
     def dataset(self) -> Dataset:
         from trilho.dataset import read
 
-        with importing(self.soon):
+        with self.ahead(self.soon):
             return read(self.config.data)
+
+    def ahead(self, tasks: tuple[Ahead, ...], gently: bool = False) -> AbstractContextManager[Any]:
+        """Do something for later steps beside a block; what fails is met again by its step."""
+        return beside(lambda: [task(self) for task in tasks], gently=gently)
 
     @cached_property
     def holdout(self) -> NDArray[np.bool_]:
@@ -243,15 +248,9 @@ class Job:
             shutil.rmtree(place, ignore_errors=True)
 
 
-@contextmanager
-def importing(modules: tuple[str, ...]) -> Iterator[None]:
-    """Import modules beside work that leaves the interpreter's lock alone: it takes seconds."""
-    thread = Thread(target=lambda: [import_module(name) for name in modules])
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
+def importing(*modules: str) -> Ahead:
+    """Import modules ahead of their use: it takes seconds."""
+    return lambda _: [import_module(name) for name in modules]
 
 
 def replace(path: Path, data: bytes) -> None:

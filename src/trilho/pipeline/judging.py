@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +15,12 @@ from trilho.pipeline.making import validate
 from trilho.registry import Alias
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
     from trilho.gates import Verdict
+    from trilho.training import Scorer
 
 
 def evaluate(job: Job, tell: Tell = silent) -> Done[Comparison | None]:
@@ -49,8 +55,7 @@ def _beside(job: Job, champion: Alias, tell: Tell) -> tuple[Comparison, Measurem
     from trilho.training.run import coded, measure
 
     tell(f"fetching champion v{champion.version}")
-    folder = CACHE / "bundles" / champion.digest.removeprefix("sha256:")
-    old = job.registry.fetch_bundle(champion.digest, folder)
+    folder, old = _fetch(job, champion)
     tell(f"reading {job.config.data.path}")
     data = job.dataset
     held = job.holdout
@@ -58,8 +63,7 @@ def _beside(job: Job, champion: Alias, tell: Tell) -> tuple[Comparison, Measurem
     candidate = Scorer(job.bundle)
     signature = candidate.signature
     tell(f"scoring candidate and champion v{champion.version} on {len(frame):,} rows")
-    known = job.scores.get(candidate.digest)
-    scores = candidate(frame) if known is None else known
+    scores = _scores(job, candidate, frame)
     reference = [
         msgspec.json.decode((place / "reference.json").read_bytes(), type=Reference)
         for place in (folder, job.bundle)
@@ -71,7 +75,7 @@ def _beside(job: Job, champion: Alias, tell: Tell) -> tuple[Comparison, Measurem
             raise UsageError(f"The champion is a {task} model, the candidate is not.")
         if other.signature.classes != signature.classes:
             raise UsageError("The champion knows other classes than the candidate.")
-        other_scores = other(frame)
+        other_scores = _scores(job, other, frame)
         other_few = from_frame(frame.iloc[:1], other.signature)
     except (TrilhoError, KeyError, ValueError, ImportError, AttributeError) as error:
         missing = f"the column {error} is missing" if isinstance(error, KeyError) else error
@@ -91,7 +95,7 @@ def _beside(job: Job, champion: Alias, tell: Tell) -> tuple[Comparison, Measurem
         scores=scores,
         champion_scores=other_scores,
         frame=frame,
-        ids=data.ids[held].astype(str),
+        ids=data.ids[held],
         threshold=signature.threshold,
         champion_threshold=other.signature.threshold,
         data=change,
@@ -101,6 +105,28 @@ def _beside(job: Job, champion: Alias, tell: Tell) -> tuple[Comparison, Measurem
     )
     few = from_frame(frame.iloc[:1000], signature)
     return comparison, measure(candidate.form, job.bundle, few, (other.form, other_few))
+
+
+def score_champion(job: Job) -> None:
+    """Fetch the champion and score the hold-out by it, ahead of the comparison."""
+    from trilho.training import Scorer
+
+    if job.champion is None:
+        return
+    folder, manifest = _fetch(job, job.champion)
+    # only what is data can be run beside a fit: an archive imports the project, as the fit does
+    if manifest.serving == "compiled":
+        job.scores[job.champion.digest] = Scorer(folder)(job.dataset.frame[job.holdout])
+
+
+def _fetch(job: Job, champion: Alias) -> tuple[Path, Manifest]:
+    folder = CACHE / "bundles" / champion.digest.removeprefix("sha256:")
+    return folder, job.registry.fetch_bundle(champion.digest, folder)
+
+
+def _scores(job: Job, scorer: Scorer, frame: pd.DataFrame) -> NDArray[np.float64]:
+    known = job.scores.get(scorer.digest)
+    return scorer(frame) if known is None else known
 
 
 def _caveats(new: Manifest, old: Manifest) -> list[str]:

@@ -13,7 +13,7 @@ import msgspec
 
 from trilho import bundle, registry, tracking
 from trilho.errors import IntegrityError, TrilhoError, UnavailableError, UsageError
-from trilho.pipeline.job import Done, Job, Tell, digest_of, importing, replace, silent
+from trilho.pipeline.job import Done, Job, Tell, digest_of, replace, silent
 from trilho.registry import Foregone, RunRecord, Source
 from trilho.training import fingerprint
 
@@ -77,11 +77,12 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
             f"{data.path} was replaced while it was read.", hint="Run the command again."
         )
     gates.check(job.config.gates, data.task)  # a mistyped metric is told before the work, not after
-    with job.new_bundle() as partial, importing(job.later):
+    held = job.holdout
+    with job.new_bundle() as partial, job.ahead(job.later, gently=True):
         trained = training.train(
             job.config,
             data,
-            job.holdout,
+            held,
             partial,
             fingerprint=job.fingerprint,
             lock=fingerprint.lock_digest(),
@@ -103,7 +104,7 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
             search=trained.search,
             status="trained",
         )
-    job.scores = {trained.digest: trained.scores}
+    job.scores[trained.digest] = trained.scores
     _keep(job, record)
     return Done(record)
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from trilho.bundle import Column, Golden, Signature
 from trilho.dataset import Dataset
 from trilho.errors import DataError
-from trilho.evaluation.bootstrap import together
 from trilho.features import numbers
 from trilho.training.columns import Columns, join, take, to_rows
 from trilho.training.proof import edge_rows
@@ -129,19 +128,16 @@ def _sound(form: Form, row: Columns, limit: float) -> bool:
     return bool(np.isfinite(scores).all() and np.abs(scores).max() <= limit)
 
 
-def reference(
-    training: pd.DataFrame, kinds: dict[str, str], scores: NDArray[np.float64]
-) -> Reference:
-    """Sketch each feature of the training rows and the scores of the hold-out."""
+def sketches(training: pd.DataFrame, kinds: dict[str, str]) -> dict[str, Sketch]:
+    """Sketch each feature of the training rows."""
+    return {name: _sketch(training[name], kind) for name, kind in kinds.items()}
+
+
+def reference(rows: int, columns: dict[str, Sketch], scores: NDArray[np.float64]) -> Reference:
+    """Put together the sketches of the training rows and that of the hold-out's scores."""
     return Reference(
-        rows=len(training),
-        columns=dict(
-            zip(
-                kinds,
-                together(lambda name: _sketch(training[name], kinds[name]), kinds),
-                strict=True,
-            )
-        ),
+        rows=rows,
+        columns=columns,
         score_rows=len(scores),
         scores=_quantiles(scores if scores.ndim == 1 else scores.max(axis=1)),
     )

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from trilho.training.card import write_card
 from trilho.training.columns import Columns, from_frame, take
 from trilho.training.compile import compile_model
 from trilho.training.estimator import build, project_path
+from trilho.training.idle import beside
 from trilho.training.refused import CompileRefused
 from trilho.training.scoring import Form, SklearnForm, predict
 
@@ -92,7 +94,9 @@ def train(
         raise UsageError(f"{folder} is not empty.", hint="Train into a new folder.")
     x, y = dataset.x(), dataset.y()
     x_train, y_train = x[~held], y[~held]
-    model, threshold, parameters, tried = _fit(settings, dataset, x_train, y_train, tell)
+    sketch = partial(describe.sketches, x_train, dataset.kinds)
+    with beside(sketch, gently=True) as sketches:
+        model, threshold, parameters, tried = _fit(settings, dataset, x_train, y_train, tell)
     signature = describe.signature(dataset, x_train, threshold)
     (folder / "signature.json").write_bytes(canonical(signature))
     with project_path():
@@ -103,13 +107,12 @@ def train(
     columns = from_frame(x_held, signature)
     served = _serving_form(model, folder, x_held, columns, signature, tell)
     tell("evaluating on the hold-out")
-    ids = np.asarray(dataset.ids)[held].astype(str)
-    found = _evaluate(settings, dataset, held, ids, y[held], served, signature)
+    found = _evaluate(settings, dataset, held, y[held], served, signature)
     _write(folder / "evaluation.json", canonical(found))
     golden = describe.golden(served.form, columns, served.scores, signature)
     _write(folder / "golden.json", canonical(golden))
-    sketches = describe.reference(x_train, dataset.kinds, served.scores)
-    _write(folder / "reference.json", canonical(sketches))
+    reference = describe.reference(len(x_train), sketches.result(), served.scores)
+    _write(folder / "reference.json", canonical(reference))
     manifest = Manifest(
         name=settings.name,
         task=dataset.task,
@@ -232,7 +235,6 @@ def _evaluate(
     settings: config.Pipeline,
     dataset: Dataset,
     held: NDArray[np.bool_],
-    ids: NDArray[Any],
     y: NDArray[Any],
     served: _Served,
     signature: Signature,
@@ -245,7 +247,7 @@ def _evaluate(
         y=coded(y, signature),
         scores=served.scores,
         frame=dataset.frame[held],
-        ids=ids,
+        ids=dataset.ids[held],
         threshold=signature.threshold,
         classes=dataset.classes,
         predict=lambda frame: served.form.predict(from_frame(frame, signature)),
