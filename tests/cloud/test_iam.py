@@ -40,6 +40,7 @@ PREFIXES = (
     "aliases",
 )
 ONCE = tuple(prefix for prefix in PREFIXES if prefix not in ("candidates", "aliases"))
+EVERYTHING = {"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}
 DENIED = ("AccessDenied", "AccessDeniedException", "403")
 
 
@@ -177,26 +178,41 @@ def test_not_even_an_administrator_rewrites_what_is_written_once(
     assert s3.get_object(**at)["Body"].read() == b"first"
 
 
-def test_append_only_can_be_lifted_for_a_repair_but_not_for_the_identities(cloud: Cloud) -> None:
+@pytest.mark.parametrize("prefix", ONCE)
+def test_append_only_can_be_lifted_for_a_repair_but_not_for_the_identities(prefix: str) -> None:
     lifted = bootstrap(AppendOnly="false").resource("BucketPolicy")["PolicyDocument"]
     kept = bootstrap().resource("BucketPolicy")["PolicyDocument"]
-    key = f"arn:aws:s3:::{BUCKET}/registry/history/x.json"
-    delete = Request("s3:DeleteObject", key)
-    everything = {"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}
-    assert allowed(delete, [everything, lifted])
-    assert not allowed(delete, [everything, kept])
-    for name in ("RegistryPolicy", "PullRequestPolicy", "DeployPolicy"):
-        own = bootstrap().resource(name)["PolicyDocument"]
-        assert name != "RegistryPolicy" or not allowed(delete, [everything, own, lifted])
+    own = bootstrap().resource("RegistryPolicy")["PolicyDocument"]
+    key = f"arn:aws:s3:::{BUCKET}/registry/{prefix}/x.json"
+    for asked in (
+        Request("s3:PutObject", key, {"s3:ObjectCreationOperation": "true"}),
+        Request("s3:PutObject", key, {"s3:ObjectCreationOperation": "true", "s3:if-match": "e"}),
+        Request("s3:DeleteObject", key),
+        Request("s3:DeleteObjectVersion", key),
+    ):
+        assert not allowed(asked, [EVERYTHING, kept])
+        assert allowed(asked, [EVERYTHING, lifted])
+        assert not allowed(asked, [EVERYTHING, own, lifted])
+
+
+def test_the_pull_request_identity_decides_nothing_even_if_somebody_grants_it_all() -> None:
+    own = [
+        bootstrap().resource(n)["PolicyDocument"] for n in ("RegistryPolicy", "PullRequestPolicy")
+    ]
+    for prefix in ("versions", "aliases", "history", "quarantine"):
+        key = f"arn:aws:s3:::{BUCKET}/registry/{prefix}/x.json"
+        asked = Request("s3:PutObject", key, {"s3:if-none-match": "*", "s3:if-match": "e"})
+        assert not allowed(asked, [EVERYTHING, *own])
+    for action in ("ecs:UpdateService", "ecr:PutImage", "iam:PassRole", "s3:PutBucketPolicy"):
+        assert not allowed(Request(action, f"arn:aws:s3:::{BUCKET}"), [EVERYTHING, *own])
 
 
 def test_nobody_speaks_to_the_bucket_without_tls() -> None:
     policy = bootstrap().resource("BucketPolicy")["PolicyDocument"]
-    everything = {"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}
     for arn in (f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/registry/runs/1.json"):
         for secure in ("true", "false"):
             asked = Request("s3:GetObject", arn, {"aws:SecureTransport": secure})
-            assert allowed(asked, [everything, policy]) == (secure == "true")
+            assert allowed(asked, [EVERYTHING, policy]) == (secure == "true")
 
 
 # --- all else that an identity might try ---
