@@ -14,6 +14,8 @@ import templates
 from resolve import ACCOUNT, REGION, Resolver
 
 from trilho.infra import template as reading
+from trilho.serving.predictions import LABELLING, PREDICTIONS
+from trilho.serving.settings import read
 
 ROOT = Path(__file__).parents[2]
 SUBJECT = "repo:acme@1/models@2"
@@ -184,6 +186,21 @@ def test_the_container_is_locked_in() -> None:
     image = (ROOT / "Dockerfile").read_text()
     assert f"--uid {container['User']} " in image
     assert f"EXPOSE {container['PortMappings'][0]['ContainerPort']}\n" in image
+
+
+def test_predictions_are_kept_where_the_task_may_write_and_only_if_told_to() -> None:
+    def environment(made: Resolver) -> dict[str, str]:
+        (container,) = made.resource("Task")["ContainerDefinitions"]
+        return {e["Name"]: e["Value"] for e in container["Environment"]}
+
+    assert "TRILHO_PREDICTION_LOG" not in environment(service())
+    told = environment(service(PredictionLog="true"))
+    settings = read(told)
+    assert settings.predictions is not None
+    assert settings.predictions.url == "s3://b"
+    statements = service().resource("TaskRole")["Policies"][0]["PolicyDocument"]["Statement"]
+    (written,) = [s["Resource"] for s in statements if s["Action"] == "s3:PutObject"]
+    assert written == [f"arn:aws:s3:::b/{place}/*" for place in (PREDICTIONS, LABELLING)]
 
 
 @pytest.mark.parametrize(
