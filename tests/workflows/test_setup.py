@@ -11,11 +11,16 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from wheels import make_wheel
+from wheels import make_source, make_wheel
 
 REPOSITORY = Path(__file__).parents[2]
 ACTION = Path(".github", "actions", "setup")
@@ -96,6 +101,7 @@ class Runner:
             "UV_FIND_LINKS": str(self.wheels),
             "UV_OFFLINE": "1",
             "UV_PYTHON_DOWNLOADS": "never",
+            "NO_PROXY": "127.0.0.1",
             "GITHUB_WORKSPACE": str(self.checkout),
             "GITHUB_ACTION_PATH": str(self.trilho / ACTION),
             "RUNNER_TEMP": str(self.home.parent),
@@ -143,6 +149,19 @@ def make_trilho(root: Path, lock: str, says: str) -> None:
     project = (REPOSITORY / "pyproject.toml").read_text().replace("trilho.cli:main", "trilho:main")
     no_dependencies = re.sub(r"^dependencies = \[.*?^\]", "", project, flags=re.S | re.M)
     (root / "pyproject.toml").write_text(no_dependencies)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A package index: the lists of files that the standard library's server makes are enough."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.fixture
@@ -214,6 +233,35 @@ def test_a_package_without_a_hash_is_refused(runner: Runner) -> None:
     result = runner.setup()
     assert result.code == 1
     assert "hash" in result.annotations[0]
+
+
+def test_nothing_of_the_lock_is_built_here(runner: Runner) -> None:
+    """A source distribution runs its own code; the right hash makes that no better."""
+    ran = runner.folder / "ran"
+    line = make_source(runner.wheels, "sourced", leaves=ran)
+    lock = runner.trilho / "requirements.txt"
+    lock.write_text(lock.read_text() + line)
+    result = runner.setup()
+    assert not ran.exists()
+    assert result.code == 1
+    assert "sourced" in result.annotations[0]
+
+
+def test_no_build_tool_is_fetched_for_trilho_itself(runner: Runner) -> None:
+    ran = runner.folder / "ran"
+    index = runner.folder / "index"
+    (index / "tool").mkdir(parents=True)
+    make_source(index / "tool", "tool", leaves=ran)
+    project = runner.trilho / "pyproject.toml"
+    backend = '[build-system]\nrequires = ["tool"]\nbuild-backend = "tool"\n'
+    text = re.sub(r"\[build-system\].*?\n\n", f"{backend}\n", project.read_text(), flags=re.S)
+    project.write_text(text)
+    with served(index) as address:
+        runner.environment |= {"UV_OFFLINE": "0", "UV_DEFAULT_INDEX": address}
+        result = runner.setup()
+    assert not ran.exists()
+    assert result.code != 0
+    assert "Trilho cannot be installed" in result.annotations[0]
 
 
 def test_the_source_joins_pythonpath_behind_what_is_there_and_once(runner: Runner) -> None:
@@ -305,9 +353,12 @@ def test_every_conflict_is_named_with_both_sides_and_its_line(runner: Runner) ->
     make_wheel(runner.wheels, "fine", "1.0.0")
     make_wheel(runner.wheels, "middle", "1.0.0", "deep")
     make_wheel(runner.wheels, "deep", "0.5.0", "numbers<2")
-    (runner.checkout / "base.txt").write_text("# shared\nframes==2.0.0\n")
+    shared = runner.checkout / "shared"
+    shared.mkdir()
+    (shared / "all.txt").write_text("-r base.txt\n")
+    (shared / "base.txt").write_text("# for all\nframes==2.0.0\n")
     (runner.checkout / "more.txt").write_text(
-        "-r base.txt\n"
+        "-r shared/all.txt\n"
         "fine\n"
         'numbers==1; python_version < "3"\n'
         "numbers \\\n"
@@ -320,7 +371,7 @@ def test_every_conflict_is_named_with_both_sides_and_its_line(runner: Runner) ->
     assert result.code == 2
     shown = [line.split("%0A")[0] for line in result.annotations]
     assert shown == [
-        "::error title=setup,file=base.txt,line=2::"
+        "::error title=setup,file=shared/base.txt,line=2::"
         "frames: this line wants frames==2.0.0, the lock holds 3.1.0.",
         "::error title=setup,file=more.txt,line=4::"
         "numbers: this line wants numbers>=1,<2, the lock holds 2.4.0.",

@@ -1,8 +1,10 @@
-"""Small wheels in a folder, as the whole package index of a test."""
+"""Small distributions in a folder, as the whole package index of a test."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -23,3 +25,21 @@ def make_wheel(folder: Path, name: str, version: str, *requires: str) -> str:
         for file, content in {**files, f"{information}/RECORD": record}.items():
             archive.writestr(file, content)
     return f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+def make_source(folder: Path, name: str, leaves: Path) -> str:
+    """Write a source distribution that leaves a file when it is built; return its locked line."""
+    path = folder / f"{name}-1.0.tar.gz"
+    setup = f"open({str(leaves)!r}, 'w')\n"
+    project = "[build-system]\nrequires = []\nbuild-backend = 'setup'\nbackend-path = ['.']\n"
+    files = {
+        "pyproject.toml": project,
+        "setup.py": setup,
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+    }
+    with tarfile.open(path, "w:gz") as archive:
+        for file, content in files.items():
+            information = tarfile.TarInfo(f"{name}-1.0/{file}")
+            information.size = len(content.encode())
+            archive.addfile(information, io.BytesIO(content.encode()))
+    return f"{name}==1.0 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"

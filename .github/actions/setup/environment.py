@@ -42,10 +42,8 @@ class Uv:
         """Install Trilho from its source.
 
         Offline: uv itself is the build backend, and nothing without a hash is fetched instead.
-        Without a cache: it is keyed by pyproject.toml and would miss a change of the source.
         """
-        options = "--offline", "--no-cache", "--no-deps"
-        result = self._pip("install", *options, str(root))
+        result = self._pip("install", "--offline", "--no-deps", str(root))
         if result.returncode:
             raise failed(f"Trilho cannot be installed from {root}.", _reason(result))
 
