@@ -277,12 +277,33 @@ def _require(args: Arguments, shapes: list[Shape]) -> tuple[Run, Shape]:
     return run, shapes[0]
 
 
+# Numbers held at a time by products of a few rows.
+AT_ONCE = 65_536
+
+
 @operation("linear")
 def _linear(args: Arguments, shapes: list[Shape]) -> tuple[Run, Shape]:
-    """Product with `weights` (inputs, outputs), plus `intercept`."""
+    """Product with `weights` (inputs, outputs), plus `intercept`.
+
+    Not by `@`: its libraries sum a row by itself in another order than the same row among others,
+    and a row shall get the same number whichever way it comes, to the last bit.
+    """
     weights = args.array("weights", ndim=2, width=_width(shapes)).astype(np.float64)
     intercept = args.array("intercept", width=weights.shape[1]).astype(np.float64)
-    return (lambda values: values[0] @ weights + intercept), _block(weights.shape[1])
+    outputs = np.ascontiguousarray(weights.T)
+
+    def run(values: list[Value]) -> Value:
+        rows = values[0]
+        if len(rows) * outputs.size <= AT_ONCE:
+            products = np.multiply(rows[:, None, :], outputs, order="C")
+            sums: Value = np.add.reduce(products, axis=2)
+            return sums + intercept
+        result = np.empty((len(rows), len(outputs)))
+        for i, output in enumerate(outputs):
+            np.add.reduce(np.multiply(rows, output, order="C"), axis=1, out=result[:, i])
+        return result + intercept
+
+    return run, _block(weights.shape[1])
 
 
 @operation("trees")
