@@ -41,6 +41,7 @@ VERBS = [
     "smoke",
     "rollback",
     "serve",
+    "score",
     "demo",
 ]
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from trilho import __version__
-from trilho.cli import infra, model, registry, service
+from trilho.cli import infra, model, registry, score, service
 
 app = typer.Typer(
     help="The rail that carries a scikit-learn model from a pull request to production.",
@@ -46,6 +46,7 @@ def options(
 model.add(app)
 registry.add(app)
 service.add(app)
+score.add(app)
 infra.add(app)
 
 

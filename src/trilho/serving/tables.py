@@ -62,7 +62,31 @@ def read_csv(body: bytes, columns: Columns, max_rows: int, *, header: bool) -> B
     assert names is not None
     if len(set(names)) != len(names):
         raise BadInputError("a column is named twice", kind="body")
-    texts = dict(zip(names, zip(*rows, strict=True), strict=True))
+    return from_texts(transposed(names, rows), columns, len(rows))
+
+
+def transposed(names: list[str], rows: list[list[str]]) -> dict[str, Sequence[str]]:
+    """Turn a CSV's rows into its columns.
+
+    Raises
+    ------
+    BadInputError
+        A row has more values or fewer than there are names.
+    """
+    if set(map(len, rows)) != {len(names)}:
+        row = next(i for i, record in enumerate(rows) if len(record) != len(names))
+        raise BadInputError(f"expected {len(names)} values", row)
+    return dict(zip(names, zip(*rows, strict=True), strict=True))
+
+
+def from_texts(texts: dict[str, Sequence[str]], columns: Columns, rows: int) -> Batch:
+    """Return the rows of a CSV's columns.
+
+    Raises
+    ------
+    BadInputError
+        With the row (from 0) and the field.
+    """
     values: dict[str, Sequence[Any]] = {
         column.name: _parsed(column, texts[column.name])
         for column in columns.all
@@ -70,7 +94,7 @@ def read_csv(body: bytes, columns: Columns, max_rows: int, *, header: bool) -> B
     }
     if columns.id in texts:
         values[columns.id] = [None if text in MISSING else text for text in texts[columns.id]]
-    return columns.from_lists(values, len(rows))
+    return columns.from_lists(values, rows)
 
 
 def _parsed(column: Column, texts: Sequence[str]) -> list[Any]:
@@ -144,7 +168,7 @@ def read_parquet(body: bytes, columns: Columns, max_rows: int) -> Batch:
                 if rows > max_rows:
                     raise TooLargeError(f"the body holds more than {max_rows} rows")
                 for name in present:
-                    lists[name] += _values(batch.column(name))
+                    lists[name] += plain(batch.column(name))
     # of what a broken file may cause; their texts may quote it
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError):
         raise BadInputError("the body is not valid Parquet", kind="body") from None
@@ -167,7 +191,8 @@ def _check_parquet(file: Any, max_rows: int) -> None:
                 raise BadInputError("compress Parquet with Snappy, or not at all", kind="body")
 
 
-def _values(array: Any) -> list[Any]:
+def plain(array: Any) -> list[Any]:
+    """Return an Arrow array as Python's values, dates as texts, None for what is missing."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(array.type):
