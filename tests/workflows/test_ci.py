@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from github_files import ROOT, WORKFLOWS, jobs
+from github_files import ROOT, THIRD_PARTY, WORKFLOWS, jobs
 from rail import Repository, Run, Runner, copy_of_trilho
 from test_release import GH
 from test_setup_cml import commit_cml, git
@@ -98,7 +98,7 @@ def repository(tmp_path: Path) -> Repository:
     git(cml, "init", "-q")
     commit = commit_cml(cml)
     action = made.path / ".github" / "actions" / "setup-cml" / "action.yml"
-    pinned = "a3a66c74b218b08710f42bf599b066e37cb4cba7"
+    pinned = THIRD_PARTY["iterative/cml"]["commit"]
     text = action.read_text().replace("/no/cml", str(cml)).replace(pinned, commit)
     action.write_text(text)
     made.commit("Stand-ins")
