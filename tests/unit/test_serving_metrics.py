@@ -372,7 +372,9 @@ def test_knows_all_routes_kinds_and_statuses(folder: Path) -> None:
     assert OTHER not in ROUTES
     source = Path(predictor.__file__).parent
     modules = ("app", "auth", "columns", "connection", "decode", "inference", "media", "messages")
-    written = "".join((source / f"{name}.py").read_text() for name in (*modules, "tables"))
+    written = "".join(
+        (source / f"{name}.py").read_text() for name in (*modules, "tables", "parquet")
+    )
     for status, kind in re.findall(r"ProblemError\(\s*(\d{3}),\s*\"(\w+)\"", written):
         assert status in STATUSES
         assert kind in KINDS

@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 DAY = 86_400_000_000  # in microseconds
-LARGEST_WHOLE = 2.0**53  # beyond it float64 cannot tell neighbours apart
+LARGEST_WHOLE = 2.0**53 - 1  # beyond it float64 cannot tell neighbours apart
 NUMERIC = {"integer": 0, "number": 1, "boolean": 1}  # kind to its place in the order
 WORDS = {
     "float": "number",
@@ -127,7 +127,7 @@ class Columns:
         if wrong.any():  # NaN compares false
             column, row = np.argwhere(wrong)[0]
             raise BadInputError(
-                "expected a whole number of at most 2^53", row=int(row), field=self.names[column]
+                "expected a whole number below 2^53", row=int(row), field=self.names[column]
             )
 
 

@@ -24,6 +24,7 @@ from trilho.serving.messages import BadInputError, TooLargeError
 
 TYPES: dict[str, type] = {"number": float, "integer": float, "boolean": bool}  # else str
 ID = str | int | float | None
+PARAMS = dict[str, Any] | None  # MLflow's; ignored, because no model here has any
 WORDS = {
     "float": "number",
     "int": "integer",
@@ -79,9 +80,10 @@ class Decoder:
             "inputs": Raw,
         }
         self.forms = [form for form in FORMS if form not in fields]  # a column has precedence
-        envelope = msgspec.defstruct(
-            "Envelope", [(form, types[form] | UnsetType, UNSET) for form in self.forms]
-        )
+        shapes: list[Any] = [(form, types[form] | UnsetType, UNSET) for form in self.forms]
+        if "params" not in fields:
+            shapes.append(("params", PARAMS, None))
+        envelope = msgspec.defstruct("Envelope", shapes)
         self.decode_one = msgspec.json.Decoder(row).decode
         self.decode_list = msgspec.json.Decoder(list[row]).decode
         self.decode_lists = msgspec.json.Decoder(list[list[Any]]).decode

@@ -19,7 +19,8 @@ def headers() -> bytes:
     """Return header lines that allow the page its own style and script and nothing else."""
     style, script = (_digest(tag) for tag in (b"style", b"script"))
     policy = (
-        b"default-src 'none'; connect-src 'self'; style-src 'sha256-%b'; script-src 'sha256-%b'; "
+        b"default-src 'none'; connect-src 'self'; img-src data:; "
+        b"style-src 'sha256-%b'; script-src 'sha256-%b'; "
         b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ) % (style, script)
     return b"content-security-policy: %b\r\nx-content-type-options: nosniff\r\n" % policy

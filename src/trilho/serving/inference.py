@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Struct
 
 from trilho.bundle import Signature
 from trilho.serving.columns import NUMERIC, Batch, Columns
@@ -31,19 +31,19 @@ class InputTensor(Struct):
     shape: list[int]
     datatype: str
     data: list[Any]
-    parameters: Raw = Raw()  # ignored, like all that are not known here
+    parameters: dict[str, Any] | None = None  # ignored
 
 
 class AskedOutput(Struct):
     name: str
-    parameters: Raw = Raw()  # ignored, like all that are not known here
+    parameters: dict[str, Any] | None = None  # ignored
 
 
 class InferRequest(Struct):
     inputs: list[InputTensor]
     id: Annotated[str, Meta(max_length=256)] | None = None
     outputs: list[AskedOutput] | None = None
-    parameters: Raw = Raw()  # ignored, like all that are not known here
+    parameters: dict[str, Any] | None = None  # ignored
 
 
 class OutputTensor(Struct, frozen=True):

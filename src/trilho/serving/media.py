@@ -48,9 +48,9 @@ class Readers:
         self._csv = partial(tables.read_csv, columns=predictor.columns, max_rows=predictor.max_rows)
         self.parquet: Read | None = None
         if tables.parquet_is_possible():
-            self.parquet = partial(
-                tables.read_parquet, columns=predictor.columns, max_rows=predictor.max_rows
-            )
+            from trilho.serving import parquet
+
+            self.parquet = parquet.Reader(predictor.columns, predictor.max_rows).read
         self.known = ["application/json", CSV, *(PARQUET[:1] if self.parquet else ())]
         self._found: dict[bytes | None, Read] = {None: self._json, b"application/json": self._json}
 

@@ -69,6 +69,7 @@ def describe(
         paths[path] = {"get": _health(what, draining=True)}
     for path in ("/livez", "/v2/health/live"):
         paths[path] = {"get": _health("Alive?", draining=False)}
+    outputs = [tensor.name for tensor in inference.metadata.outputs]
     document: Json = {
         "openapi": "3.1.0",
         "info": {
@@ -77,7 +78,7 @@ def describe(
             "description": f"Predicts `{card.target}` ({card.task}). Model `{card.digest}`.",
         },
         "paths": paths,
-        "components": {"schemas": _schemas(predictor)},
+        "components": {"schemas": _schemas(predictor, outputs)},
     }
     if keys:
         document["components"]["securitySchemes"] = {
@@ -187,7 +188,7 @@ def _ref(name: str) -> Json:
 # ── schemas ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _schemas(predictor: Predictor) -> Json:
+def _schemas(predictor: Predictor, outputs: list[str]) -> Json:
     signature = predictor.signature
     columns = signature.columns
     row: Json = {
@@ -233,7 +234,6 @@ def _schemas(predictor: Predictor) -> Json:
             "type": "object",
             "properties": {form: schema, "params": params},
             "required": [form],
-            "additionalProperties": False,
         }
         for form, schema in shapes.items()
     ]
@@ -262,7 +262,7 @@ def _schemas(predictor: Predictor) -> Json:
             },
             "required": ["name", "version", "digest", "metrics", "card", "columns"],
         },
-        **_tensors(),
+        **_tensors(outputs),
     }
 
 
@@ -296,7 +296,7 @@ def _answer(predictor: Predictor) -> Json:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def _tensors() -> Json:
+def _tensors(outputs: list[str]) -> Json:
     shape = {"type": "array", "items": {"type": "integer"}}
     named = {"name": {"type": "string"}, "datatype": {"type": "string"}, "shape": shape}
     tensor = {"type": "object", "properties": named, "required": list(named)}
@@ -332,7 +332,7 @@ def _tensors() -> Json:
                     "type": ["array", "null"],
                     "items": {
                         "type": "object",
-                        "properties": {"name": {"type": "string"}},
+                        "properties": {"name": {"enum": outputs}},
                         "required": ["name"],
                     },
                 },

@@ -1,4 +1,4 @@
-"""CSV, and Parquet where pyarrow is installed: the formats that files come in."""
+"""Values out of the formats that files come in: the texts of a CSV, the arrays of Parquet."""
 
 from __future__ import annotations
 
@@ -22,9 +22,6 @@ MISSING = {
 BOOLEANS = dict.fromkeys(["true", "True", "TRUE"], True) | dict.fromkeys(
     ["false", "False", "FALSE"], False
 )
-# Others can hold a thousand times their size, all of which would have to be in memory.
-CODECS = {"UNCOMPRESSED", "SNAPPY", "LZ4"}
-BATCH = 8192
 
 
 def read_csv(body: bytes, columns: Columns, max_rows: int, *, header: bool) -> Batch:
@@ -136,59 +133,6 @@ def _is_number(text: str) -> bool:
 
 def parquet_is_possible() -> bool:
     return importlib.util.find_spec("pyarrow") is not None
-
-
-def read_parquet(body: bytes, columns: Columns, max_rows: int) -> Batch:
-    """Return the rows of a Parquet file, of flat columns that are compressed with Snappy or LZ4.
-
-    Raises
-    ------
-    BadInputError
-        With the row (from 0) and the field where there is one.
-    TooLargeError
-        More rows than are taken at once.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    wanted = [name for name in (*columns.names, columns.id) if name is not None]
-    lists: dict[str, list[Any]] = {}
-    rows = 0
-    try:
-        with parquet.ParquetFile(pa.BufferReader(body)) as file:
-            _check_parquet(file, max_rows)
-            present = [name for name in wanted if name in file.schema_arrow.names]
-            told = file.metadata.num_rows
-        # texts as dictionaries: a file may repeat one long text a million times
-        texts = [c.name for c in columns.all if c.kind == "string" and c.name in present]
-        with parquet.ParquetFile(pa.BufferReader(body), read_dictionary=texts) as file:
-            lists = {name: [] for name in present}
-            for batch in file.iter_batches(BATCH, columns=present, use_threads=False):
-                rows += batch.num_rows
-                if rows > max_rows:
-                    raise TooLargeError(f"the body holds more than {max_rows} rows")
-                for name in present:
-                    lists[name] += plain(batch.column(name))
-    # of what a broken file may cause; their texts may quote it
-    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError):
-        raise BadInputError("the body is not valid Parquet", kind="body") from None
-    return columns.from_lists(lists, rows if present else told)
-
-
-def _check_parquet(file: Any, max_rows: int) -> None:
-    import pyarrow as pa
-
-    check_rows(file.metadata.num_rows, max_rows)
-    schema = file.schema_arrow
-    if len(set(schema.names)) != len(schema.names):
-        raise BadInputError("a column is named twice", kind="body")
-    if any(pa.types.is_nested(field.type) for field in schema):
-        raise BadInputError("nested columns are not supported", kind="body")
-    for group in range(file.metadata.num_row_groups):
-        described = file.metadata.row_group(group)
-        for i in range(described.num_columns):
-            if described.column(i).compression not in CODECS:
-                raise BadInputError("compress Parquet with Snappy, or not at all", kind="body")
 
 
 def plain(array: Any) -> list[Any]:
