@@ -447,11 +447,64 @@ def test_a_bundle_of_ours_that_cannot_be_read_is_one_line(tmp_path: Path) -> Non
         ({"TRILHO_MODEL_DIR": "/x", "TRILHO_PORT": "80.5"}, "TRILHO_PORT"),
         ({"TRILHO_MODEL_DIR": "/x", "TRILHO_PORT": "65536"}, "TRILHO_PORT"),
         ({"TRILHO_MODEL_DIR": "/x", "TRILHO_DRAIN_SECONDS": "nan"}, "TRILHO_DRAIN_SECONDS"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_WORKERS": "0"}, "a whole number from 1 to 256"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_WORKERS": "1.5"}, "TRILHO_WORKERS"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_MAX_BODY_MB": "0"}, "TRILHO_MAX_BODY_MB"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_MAX_ROWS": "many"}, "TRILHO_MAX_ROWS"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_MAX_CONNECTIONS": "-1"}, "TRILHO_MAX_CONNECTIONS"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_QUEUE": "0"}, "TRILHO_QUEUE must"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_QUEUE_SECONDS": "0"}, "TRILHO_QUEUE_SECONDS"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_REQUEST_SECONDS": "inf"}, "TRILHO_REQUEST_SECONDS"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_LOG_REQUESTS": "some"}, "all, errors or none"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_METRICS": "1"}, "true or false, not '1'"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_EMF": "N", "TRILHO_METRICS": "false"}, "TRILHO_EMF"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_API_KEY": " , "}, "TRILHO_API_KEY holds no key"),
+        (
+            {"TRILHO_MODEL_DIR": "/x", "TRILHO_API_KEY": "do-not echo-me"},
+            "holds a key with a space",
+        ),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_API_KEY_FILE": "/nowhere"}, "No such file"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_API_KEY_FILE": "/dev/null"}, "holds no key"),
+        ({"TRILHO_MODEL_DIR": "/x", "TRILHO_API_KEY_FILE": "a", "TRILHO_API_KEY": "b"}, "one of"),
     ],
 )
 def test_says_which_setting_is_wrong(variables: dict[str, str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as caught:
         service_settings.read(variables)
+    assert "echo-me" not in str(caught.value)
+
+
+def test_reads_its_settings() -> None:
+    """Each variable sets what it says, and every one of them stands in the usage text."""
+    given = {
+        "TRILHO_MODEL_DIR": "/x",
+        "TRILHO_WORKERS": "3",
+        "TRILHO_MAX_BODY_MB": "0.5",
+        "TRILHO_MAX_ROWS": "7",
+        "TRILHO_MAX_CONNECTIONS": "8",
+        "TRILHO_QUEUE": "9",
+        "TRILHO_QUEUE_SECONDS": "0.25",
+        "TRILHO_REQUEST_SECONDS": "12",
+        "TRILHO_LOG_REQUESTS": "errors",
+        "TRILHO_EMF": "Mine",
+        "TRILHO_EMF_SECONDS": "5",
+        "TRILHO_API_KEY": "one, two",
+    }
+    read = service_settings.read(given)
+    assert read.limits == Limits(
+        body=512 * 1024,
+        rows=7,
+        connections=8,
+        queue=9,
+        queue_seconds=0.25,
+        receive_seconds=12,
+        send_seconds=12,
+    )
+    assert (read.workers, read.log_requests, read.keys) == (3, "errors", ("one", "two"))
+    assert (read.metrics, read.emf, read.emf_seconds) == (True, "Mine", 5)
+    for name in given:
+        assert f"\n  {name} " in service_settings.USAGE
+        assert f"`{name}`" in (Path(__file__).parents[2] / "docs/serving.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -305,6 +306,41 @@ def test_slow_clients_keep_nobody_out(folder: Path, beginning: bytes) -> None:
         finally:
             for wire in crowd:
                 wire.socket.close()
+
+
+def test_a_client_for_whom_there_is_no_room_is_told(tmp_path: Path) -> None:
+    """All connections are being answered: none of them is closed for a new one."""
+    slow = slow_bundle(tmp_path / "bundle", 1.5)
+    with running(TRILHO_MODEL_DIR=slow, PYTHONPATH=TESTS, TRILHO_MAX_CONNECTIONS="2") as service:
+        wires = [Wire(service.port) for _ in range(2)]
+        for wire in wires:
+            wire.send(post(LARGE))
+        time.sleep(0.3)  # until both are being answered, which nobody but a third could tell
+        started = time.monotonic()
+        with Wire(service.port) as third:
+            reply = third.reply()
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        assert "try again" in reply.json["error"]
+        assert time.monotonic() - started < 1
+        assert [wire.reply().status for wire in wires] == [200, 200]
+        assert service.predict([ROW])[0] == 200  # one of the two is idle now, and makes room
+        for wire in wires:
+            wire.socket.close()
+
+
+def test_runs_out_of_files_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nulimit -n 40\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with running(python, TRILHO_MODEL_DIR=folder) as service:
+        crowd = [Wire(service.port) for _ in range(100)]
+        for _ in range(5):
+            assert service.predict([ROW])[0] == 200
+        for wire in crowd:
+            wire.socket.close()
+        assert service.predict([ROW])[0] == 200
+        _, log = service.stop()
+    assert {line["event"] for line in log} <= {"request", "stopped"}
 
 
 def test_a_client_that_vanishes_leaves_nothing_behind(service: Service) -> None:

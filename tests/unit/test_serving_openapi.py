@@ -238,6 +238,20 @@ def test_without_a_key_only_health_is_told(locked: Service, headers: dict[str, s
     assert KEY not in json.dumps(locked.ask("GET", "/model", None, headers)[1])
 
 
+def test_the_smoke_test_shows_the_key(
+    locked: Service, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trilho.deploy.smoke import SmokeError, smoke
+
+    url, digest = f"http://127.0.0.1:{locked.port}", bundle.read_manifest(folder)[1]
+    golden = bundle.read_golden(folder)
+    monkeypatch.setenv("TRILHO_API_KEY", f"{KEY},another")
+    assert smoke(url, golden, digest, max_milliseconds=10_000).rows == len(golden.rows)
+    monkeypatch.delenv("TRILHO_API_KEY")
+    with pytest.raises(SmokeError, match="401"):
+        smoke(url, golden, digest, timeout=0.1)
+
+
 def test_a_key_comes_from_a_file(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"\n{KEY}\nsecond\n")
     with running(TRILHO_MODEL_DIR=folder, TRILHO_API_KEY_FILE=tmp_path / "keys") as service:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import time
 from typing import Any
@@ -68,7 +69,8 @@ def smoke(
     Parameters
     ----------
     url
-        Base URL of the service; `/model` and `/invocations` are asked.
+        Base URL of the service; `/model` and `/invocations` are asked, with the key in
+        TRILHO_API_KEY if it is set.
     golden
         The bundle's rows with their predictions.
     digest
@@ -89,7 +91,7 @@ def smoke(
     """
     base = checked(url)
     pool = urllib3.PoolManager(
-        retries=False, timeout=urllib3.Timeout(connect=5, read=REQUEST_SECONDS)
+        headers=_key(), retries=False, timeout=urllib3.Timeout(connect=5, read=REQUEST_SECONDS)
     )
     with pool:
         started = time.monotonic()
@@ -122,6 +124,12 @@ def smoke(
         slowest_milliseconds=max(milliseconds),
         waited_seconds=waited,
     )
+
+
+def _key() -> dict[str, str]:
+    """The header that opens a service with an API key: TRILHO_API_KEY, of several the first."""
+    key = os.environ.get("TRILHO_API_KEY", "").split(",")[0].strip()
+    return {"x-api-key": key} if key else {}
 
 
 def checked(url: str | None) -> str:
@@ -185,7 +193,7 @@ def _predict(
             "POST",
             f"{base}/invocations",
             body=json.dumps(rows),
-            headers={"Content-Type": "application/json"},
+            headers={**pool.headers, "Content-Type": "application/json"},
         )
     except urllib3.exceptions.HTTPError as error:
         raise SmokeError(f"POST {base}/invocations failed: {_reason(error)}.") from None

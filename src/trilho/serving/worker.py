@@ -25,6 +25,7 @@ TICK_SECONDS = 0.25
 ACCEPTS = 64
 # What a worker with more connections than another leaves the other to accept the next one.
 PRECEDENCE_SECONDS = 0.001
+NO_FILE_SECONDS = 0.05
 # For requests in flight, after the drain: with its default of 5 s far below ECS's 30 s.
 FINISH_SECONDS = 15.0
 # For the first request of a client that has come at the last moment.
@@ -110,18 +111,22 @@ class Worker:
         others = self._measures.registry.column(cell)
         if others[self._number] > min(others) and not self._deferred:
             self._deferred = True
-            self._loop.remove_reader(self._listener)
-            self._loop.call_later(PRECEDENCE_SECONDS, self._accept_anyway)
+            self._pause(PRECEDENCE_SECONDS)
             return
         self._deferred = False
         for _ in range(1 if len(others) > 1 else ACCEPTS):
             if not self._accept_one():
                 break
 
-    def _accept_anyway(self) -> None:
+    def _pause(self, seconds: float) -> None:
+        """Leave new clients in the backlog for a while."""
+        self._loop.remove_reader(self._listener)
+        self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
         if not self._ended.done():
-            self._accept()
             self._loop.add_reader(self._listener, self._accept)
+            self._accept()
 
     def _accept_one(self) -> bool:
         try:
@@ -132,9 +137,11 @@ class Worker:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 raise
             self._make_room()  # no file for one more: the backlog waits until there is
+            self._pause(NO_FILE_SECONDS)
             return False
         client.setblocking(False)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):  # it may have gone already
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self._admit(client)
 
     def _admit(self, client: socket.socket) -> bool:
