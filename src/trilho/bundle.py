@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from trilho.errors import IntegrityError
 
@@ -74,6 +74,7 @@ class Signature(Struct, frozen=True, kw_only=True):
     positive: str | int | float | bool | None = None
     threshold: float | None = None  # binary: score >= threshold decides `positive`
     id: str | None = None
+    sensitive: list[str] | UnsetType = UNSET  # columns, or the id, that no log may hold as they are
 
 
 class Golden(Struct, frozen=True, kw_only=True):

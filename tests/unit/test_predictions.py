@@ -207,6 +207,30 @@ def test_a_moment_of_a_day_keeps_its_time(tiny: Predictor, tmp_path: Path) -> No
     assert line["inputs"]["joined"] == ["2024-02-29T05:30:00+00:00"]
 
 
+def test_dates_at_the_end_of_time_are_lines_too(tiny: Predictor, tmp_path: Path) -> None:
+    far = ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]
+    (line,) = lines(tiny, tmp_path, [{**ROW, "joined": date} for date in far])
+    assert [date[:10] for date in line["inputs"]["joined"]] == ["0001-01-01", "9999-12-31"]
+
+
+def test_what_cannot_become_a_line_is_counted_and_holds_up_nobody(
+    tiny: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = Open(tiny, keeping(tmp_path, daily=0))
+    it.log.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(Lines, "join", lambda *_: 1 / 0)
+        it.log.take(finished(tiny, ROWS))
+        it.log.tick()
+        patch.setattr(predictions, "LINE_BYTES", 0)
+        it.log.take(finished(tiny, ROWS))
+        it.log.take(finished(tiny, [ROW] * (PIECE + 1)))
+        wait(lambda: it.dropped("failed") == 8 + PIECE + 1)
+    it.log.take(finished(tiny, ROWS))
+    it.log.close(10)
+    assert len(stored(tmp_path / "out")) == 4
+
+
 def test_keeps_only_the_columns_that_are_allowed(tiny: Predictor, tmp_path: Path) -> None:
     (line,) = lines(tiny, tmp_path, ROWS, columns=("age", "city"))
     assert set(line["inputs"]) == {"age", "city"}
@@ -230,6 +254,18 @@ def test_leaves_sensitive_columns_out_or_hashes_them(tiny: Predictor, tmp_path: 
     assert len({*entity}) == 3
     (other,) = lines(tiny, tmp_path, rows, sensitive=sensitive, hash_key="another")
     assert not {*other["entity"]} & {*entity}
+
+
+def test_the_schemas_marks_count_as_well(tiny: Predictor, tmp_path: Path) -> None:
+    marked = msgspec.structs.replace(tiny.signature, sensitive=["city", "who"])
+    rows = [{**row, "who": "me"} for row in ROWS]
+    kept = Kept(*finished(tiny, rows))
+    for options in (keeping(tmp_path, sensitive=("age",)), keeping(tmp_path, hash_key="k")):
+        line = json.loads(Lines(marked, tiny.columns, tiny.identity, options).join([kept]))
+        assert "Porto" not in json.dumps(line)
+        assert '"me"' not in json.dumps(line)
+        assert ("age" in line["inputs"]) == ("age" not in options.sensitive)
+        assert ("city" in line["inputs"]) == (options.hash_key is not None)
 
 
 @pytest.mark.parametrize("name", ["columns", "sensitive"])
@@ -525,8 +561,9 @@ def test_a_write_that_breaks_off_leaves_no_half_line(
     with pytest.raises(OSError, match="No space"):
         spool.append(PARTITION, b'{"rows":2}\n', 2)
     monkeypatch.setattr(os, "write", write)
-    spool.append(PARTITION, b'{"rows":3}\n', 3)
     (path,) = tmp_path.rglob("*.jsonl")
+    assert path.read_bytes() == b'{"rows":1}\n'
+    spool.append(PARTITION, b'{"rows":3}\n', 3)
     assert path.read_bytes() == b'{"rows":1}\n{"rows":3}\n'
     spool.close()
 

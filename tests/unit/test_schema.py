@@ -19,7 +19,7 @@ from trilho.config import Data
 from trilho.config import load as load_pipeline
 from trilho.dataset import read
 from trilho.errors import UsageError
-from trilho.schema import Failure, Validation, error_of, load, validate
+from trilho.schema import Failure, Validation, error_of, load, sensitive, validate
 from trilho.schema.findings import schema_findings
 
 ROOT = Path(__file__).parents[2]
@@ -216,6 +216,24 @@ def test_a_gap_in_whole_numbers_is_explained(tmp_path: Path) -> None:
     assert only(judge(tmp_path, csv, "a: {dtype: int64}")).check == "not missing"
     failure = only(judge(tmp_path, csv, "a: {dtype: int64, nullable: true}"))
     assert "use dtype: Int64 with coerce: true" in failure.message
+
+
+def test_sensitive_columns_are_marked_in_yaml_or_python(tmp_path: Path) -> None:
+    yaml = tmp_path / "s.yaml"
+    table = "columns:\n  a: {dtype: int64}\n  b: {dtype: int64}\nmetadata:\n  sensitive: "
+    yaml.write_text(table + "[b]\n")
+    assert sensitive(load(str(yaml)), "s.yaml") == ["b"]
+    for text, told in (("[c]\n", "names 'c', which is no column"), ("b\n", "must be a list")):
+        yaml.write_text(table + text)
+        with pytest.raises(UsageError, match=told):
+            sensitive(load(str(yaml)), "s.yaml")
+    python = tmp_path / "s.py"
+    python.write_text(
+        "import pandera.pandas as pa\n"
+        "mark = {'sensitive': True}\n"
+        "schema = pa.DataFrameSchema({'a': pa.Column(int, metadata=mark), 'b': pa.Column(int)})\n"
+    )
+    assert sensitive(load(str(python)), "s.py") == ["a"]
 
 
 def test_python_schemas_with_all_kinds_of_checks(tmp_path: Path) -> None:

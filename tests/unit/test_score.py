@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -366,3 +367,23 @@ def test_memory_does_not_grow_with_the_file(folder: Path, tmp_path: Path) -> Non
 
     # all of it would take about 500 bytes a row: 60 MB
     assert peak(124_000) < peak(4000) + 15_000
+
+
+def test_the_result_gets_its_name_in_one_step(
+    tiny: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = write_csv(tmp_path / "in.csv", some(100)), tmp_path / "out.csv"
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if target == out:
+            assert len(source.read_text().splitlines()) == 101  # whole by then
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space"):
+        score(tiny, str(data), str(out), chunk=10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv.parts"]
+    monkeypatch.undo()
+    assert score(tiny, str(data), str(out), chunk=10).resumed_rows == 100

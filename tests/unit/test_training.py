@@ -20,7 +20,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from trilho import bundle, compiled, config, dataset
 from trilho.bundle import Golden
 from trilho.errors import UsageError
-from trilho.training import Scorer, Trained, train
+from trilho.training import Scorer, Trained, describe, train
 from trilho.training import fingerprint as prints
 from trilho.training.estimator import build
 from trilho.training.idle import beside
@@ -85,6 +85,15 @@ def run(settings: config.Pipeline, folder: Path, tell: Any = lambda _: None) -> 
     data = dataset.read(settings.data)
     held = dataset.holdout(data, settings.data.split)
     return train(settings, data, held, folder, fingerprint=FINGERPRINT, lock=None, tell=tell)
+
+
+def test_sensitive_columns_are_marked_in_the_signature(project: Path) -> None:
+    data = dataset.read(pipeline(factory="training_project:hist").data)
+    plain = describe.signature(data, data.x(), 0.5)
+    assert b"sensitive" not in bundle.canonical(plain)  # the digests of such bundles stay
+    first = plain.columns[0].name
+    marked = describe.signature(data, data.x(), 0.5, ["id", "group", first])
+    assert marked.sensitive == ["id", first]  # not what the model does not see
 
 
 # ── the bundle ────────────────────────────────────────────────────────────────────────────────────

@@ -67,7 +67,7 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
     (job.folder / "foregone.json").unlink(missing_ok=True)  # from here on there is more to tell
     if not job.force and (record := _known(job, tell)):
         return Done(record, same=True)
-    from trilho import gates, training
+    from trilho import gates, schema, training
 
     started, clock = datetime.now(UTC), time.perf_counter()
     tell(f"reading {job.config.data.path}")
@@ -78,6 +78,8 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
         )
     gates.check(job.config.gates, data.task)  # a mistyped metric is told before the work, not after
     held = job.holdout
+    path = job.config.data.schema_
+    sensitive = schema.sensitive(schema.load(path), path)
     with job.new_bundle() as partial, job.ahead(job.later, gently=True):
         trained = training.train(
             job.config,
@@ -86,6 +88,7 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
             partial,
             fingerprint=job.fingerprint,
             lock=fingerprint.lock_digest(),
+            sensitive=sensitive,
             tell=tell,
         )
         record = RunRecord(

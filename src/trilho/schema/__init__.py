@@ -15,14 +15,14 @@ from trilho.schema.records import Example, Failure, Validation, error_of
 
 if TYPE_CHECKING:
     from trilho.schema.inference import infer
-    from trilho.schema.loading import load
+    from trilho.schema.loading import load, sensitive
     from trilho.schema.validation import validate
 
-__all__ = ["Example", "Failure", "Validation", "error_of", "infer", "load", "validate"]
+__all__ = ["Example", "Failure", "Validation", "error_of", "infer", "load", "sensitive", "validate"]
 
 
 # The modules may not have the functions' names: importing one would hide its function.
-_HOME = {"infer": "inference", "load": "loading", "validate": "validation"}
+_HOME = {"infer": "inference", "load": "loading", "sensitive": "loading", "validate": "validation"}
 
 
 def __getattr__(name: str) -> Any:

@@ -68,6 +68,31 @@ def load(path: str) -> pa.DataFrameSchema:
     return schema
 
 
+def sensitive(schema: pa.DataFrameSchema, path: str) -> list[str]:
+    """Return the columns that the schema marks as sensitive, for the bundle's signature.
+
+    In YAML by `metadata: {sensitive: [name, ...]}` of the table, in Python also by
+    `Column(metadata={"sensitive": True})`.
+
+    Raises
+    ------
+    UsageError
+        The mark names a column that the schema does not have, or is no list.
+    """
+    named = (schema.metadata or {}).get("sensitive", [])
+    if not isinstance(named, list):
+        raise UsageError(f"{path}: metadata.sensitive must be a list of columns.")
+    known = list(schema.columns)
+    for name in named:
+        if name not in known:
+            raise UsageError(
+                f"{path}: metadata.sensitive names '{name}', which is no column of the "
+                f"schema{nearest(str(name), known)}."
+            )
+    marked = [n for n, c in schema.columns.items() if (c.metadata or {}).get("sensitive") is True]
+    return sorted({*named, *marked})
+
+
 def _from_yaml(file: Path, path: str) -> pa.DataFrameSchema:
     values, lines = _read_yaml(file, path)
     if not isinstance(values, dict) or not isinstance(values.get("columns"), dict):

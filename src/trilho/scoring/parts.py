@@ -129,7 +129,7 @@ class Parts:
 
         # a part whose ids are all missing does not know their type
         schemas = [parquet.read_schema(self._path(number)) for number in range(self.done)]
-        schema = pa.unify_schemas(schemas, promote_options="permissive")
+        schema = pa.unify_schemas(schemas, promote_options="default")
         with open(target, "wb") as file:
             with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
                 for number in range(self.done):

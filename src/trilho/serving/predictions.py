@@ -44,7 +44,7 @@ ROW_BYTES = 160
 ROLL_SECONDS = 0.25
 ADOPT_SECONDS = 10.0
 RETRY_SECONDS = (0.5, 30.0)
-REASONS = ("buffer", "disk", "spool")
+REASONS = ("buffer", "disk", "spool", "failed")
 DAY = 86_400
 
 
@@ -62,7 +62,7 @@ class Counts:
         )
         self.dropped = registry.counter(
             "trilho_prediction_log_dropped_rows_total",
-            "Rows lost: the buffer or the spool was full, or the disk failed.",
+            "Rows lost: the buffer or the spool was full, the disk failed, or we did.",
             reason=REASONS,
         )
         self.failures = registry.counter(
@@ -159,8 +159,13 @@ class PredictionLog:
     # ── the loop ──────────────────────────────────────────────────────────────────────────────────
 
     def take(self, finished: Finished) -> None:
-        """Keep a prediction, as the settings say."""
-        kept = Kept(*finished)
+        """Keep a prediction, as the settings say; whatever happens, the service goes on."""
+        try:
+            self._take(Kept(*finished))
+        except Exception as error:
+            self._give_up(error)
+
+    def _take(self, kept: Kept) -> None:
         if self._sample == 1 or self._random.random() < self._sample:
             self._keep(PREDICTIONS, kept)
         if self._doubtful is not None:
@@ -214,12 +219,23 @@ class PredictionLog:
 
     def tick(self) -> None:
         """Hand the buffer to the thread that writes it."""
-        self._encode()
+        try:
+            self._encode()
+        except Exception as error:
+            self._give_up(error)
         if self._buffer:
             for (name, at), lines in self._buffer.items():
                 self._queue.put(Item(self._partition(name, at), lines, self._rows[name, at]))
             self._buffer.clear()
             self._rows.clear()
+
+    def _give_up(self, error: Exception) -> None:
+        """Drop what is pending: something in it is beyond us."""
+        rows = sum(kept.size() for many in self._pending.values() for kept in many)
+        self._pending.clear()
+        self._weight = 0
+        self._counts.lost("failed")(rows)
+        log.event("error", error=log.where(error))
 
     # ── the thread that writes ────────────────────────────────────────────────────────────────────
 
@@ -256,7 +272,7 @@ class PredictionLog:
                 self._disk_failed = True
                 log.event("prediction-log", error=f"The spool fails: {error.strerror or error}.")
         except Exception as error:  # nothing may end this thread
-            self._counts.lost("disk")(item.rows)
+            self._counts.lost("failed")(item.rows)
             log.event("error", error=log.where(error))
         with self._bound:
             self._size -= sum(map(len, item.lines))

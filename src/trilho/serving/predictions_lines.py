@@ -32,6 +32,8 @@ from trilho.serving.settings import Keeping
 # A line's rows at most: nothing that is encoded at once may hold up the rest for long.
 PIECE = 1000
 HASH_BYTES = 16
+FIRST = datetime(1, 1, 1, tzinfo=UTC)
+LAST = datetime(9999, 12, 31, tzinfo=UTC)
 MILLISECONDS = [f".{i:03d}Z" for i in range(1000)]
 
 Values = list[Any]
@@ -129,7 +131,7 @@ class Lines:
                         f"{variable}: the model has no column '{name}'{nearest(name, known)}."
                     )
         wanted = set(columns.names if options.columns is None else options.columns)
-        sensitive = set(options.sensitive)
+        sensitive = hidden(signature, options)
         if self._key is None:
             wanted -= sensitive
         self._hashed = sorted(wanted & sensitive)
@@ -238,6 +240,11 @@ class Lines:
         return known + MILLISECONDS[int(at * 1000) % 1000]
 
 
+def hidden(signature: Signature, options: Keeping) -> set[str]:
+    """The columns that are sensitive: by the schema that the model was trained with, or here."""
+    return {*(signature.sensitive or ()), *options.sensitive}
+
+
 def _same(values: Values) -> Values:
     return values
 
@@ -248,7 +255,10 @@ def _dates(days: Values) -> Values:
         if value != value:
             texts.append(None)
             continue
-        moment = EPOCH + timedelta(days=value)
+        try:
+            moment = EPOCH + timedelta(days=value)
+        except OverflowError:  # a zone can lead out of the years that there are
+            moment = FIRST if value < 0 else LAST
         texts.append(moment.date().isoformat() if value % 1 == 0 else moment.isoformat())
     return texts
 

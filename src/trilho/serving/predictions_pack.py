@@ -11,6 +11,7 @@ import msgspec
 
 from trilho.bundle import Signature
 from trilho.serving.columns import Columns
+from trilho.serving.predictions_lines import hidden
 from trilho.serving.settings import Keeping
 
 Pack = Callable[[bytes], tuple[bytes, str]]
@@ -50,10 +51,11 @@ def _schema(signature: Signature, columns: Columns, options: Keeping) -> Any:
     kinds = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
     wanted = columns.names if options.columns is None else options.columns
     inputs = []
+    sensitive = hidden(signature, options)
     for column in columns.all:
-        hidden = column.name in options.sensitive
-        if column.name in wanted and not (hidden and options.hash_key is None):
-            kind = pa.string() if hidden else kinds.get(column.kind, pa.string())
+        secret = column.name in sensitive
+        if column.name in wanted and not (secret and options.hash_key is None):
+            kind = pa.string() if secret else kinds.get(column.kind, pa.string())
             inputs.append((column.name, kind))
     one = pa.float64()
     return pa.schema(

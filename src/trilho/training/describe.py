@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from numpy.typing import NDArray
 
 from trilho.bundle import Column, Golden, Signature
@@ -44,8 +45,14 @@ class Reference(Struct, frozen=True, kw_only=True):
     scores: list[float]
 
 
-def signature(dataset: Dataset, training: pd.DataFrame, threshold: float | None) -> Signature:
+def signature(
+    dataset: Dataset,
+    training: pd.DataFrame,
+    threshold: float | None,
+    sensitive: Collection[str] = (),
+) -> Signature:
     """Describe what the model takes and gives, from the training rows."""
+    known = [*([dataset.id] if dataset.id else []), *dataset.kinds]
     return Signature(
         columns=[_column(name, kind, training[name]) for name, kind in dataset.kinds.items()],
         target=dataset.target,
@@ -54,6 +61,7 @@ def signature(dataset: Dataset, training: pd.DataFrame, threshold: float | None)
         positive=dataset.positive,
         threshold=threshold if dataset.task == "binary" else None,
         id=dataset.id,
+        sensitive=[name for name in known if name in sensitive] or UNSET,
     )
 
 

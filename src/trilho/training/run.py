@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -67,6 +67,7 @@ def train(
     *,
     fingerprint: str,
     lock: str | None,
+    sensitive: Collection[str] = (),
     tell: Tell = lambda _: None,
 ) -> Trained:
     """Fit, compile, prove, evaluate and seal.
@@ -97,7 +98,7 @@ def train(
     sketch = partial(describe.sketches, x_train, dataset.kinds)
     with beside(sketch, gently=True) as sketches:
         model, threshold, parameters, tried = _fit(settings, dataset, x_train, y_train, tell)
-    signature = describe.signature(dataset, x_train, threshold)
+    signature = describe.signature(dataset, x_train, threshold, sensitive)
     (folder / "signature.json").write_bytes(canonical(signature))
     with project_path():
         joblib.dump(model, folder / "model.joblib")
