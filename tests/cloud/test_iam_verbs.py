@@ -109,13 +109,18 @@ def test_a_candidate_is_the_pull_requests_to_publish_and_a_version_is_not(
 
 
 def test_the_service_is_the_deploy_identitys_to_move(
-    become: Callable[[str], None], identity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud,
+    become: Callable[[str], None],
+    identity: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ecs_service, "CLUSTER", "trilho")
     monkeypatch.setattr(ecs_service, "SERVICE", "credit-default")
     become("admin")
     everything = open_registry(REGISTRY)
     with answering(everything) as answers:
+        answers.ecs = cloud.client("admin", "ecs")
         settings = Deploy(cluster="trilho", service="credit-default", url=answers.url)
         become(f"{DEPLOY} role")
         stored = open_registry(REGISTRY)
