@@ -29,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 STAND_INS = Path(__file__).parent / "actions"
 ACT = Path(sys.executable).with_name("act")
-TIMEOUT = 240
+TIMEOUT = 600
 USES = re.compile(r"^\s*(?:- )?uses:\s*['\"]?([^@\s'\"]+)@([^\s'\"]+)", re.MULTILINE)
 SELF = re.compile(r"(uses:\s*['\"]?)\$/([^\s'\"]+)")
 PRIVATE = (
