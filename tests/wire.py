@@ -60,6 +60,7 @@ class Wire:
             self._more()
         head, _, self._rest = self._rest.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
+        assert first.startswith("HTTP/1.1 "), first
         headers = {
             name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
         }

@@ -195,6 +195,28 @@ def test_what_is_under_way_at_the_end_is_answered(folder: Path, workers: int) ->
             wire.socket.close()
 
 
+def test_whoever_has_connected_is_answered(folder: Path) -> None:
+    """The service is stopped while clients connect, so that all of them are in the backlog."""
+    with running(TRILHO_MODEL_DIR=folder, TRILHO_DRAIN_SECONDS="0.5") as service:
+        service.process.send_signal(signal.SIGTERM)
+        eventually(lambda: service.ask("GET", "/ping")[0] == 503)
+        service.process.send_signal(signal.SIGSTOP)
+        wires = [Wire(service.port) for _ in range(100)]
+        for wire in wires[:50]:
+            wire.send(post(BODY))
+        time.sleep(0.6)  # now it is time to close, but nobody has looked at the backlog
+        service.process.send_signal(signal.SIGCONT)
+        assert {wire.reply().status for wire in wires[:50]} == {200}
+        eventually(service.refuses)
+        time.sleep(0.2)  # the others are slow, but have come before the end
+        for wire in wires[50:]:
+            wire.send(post(BODY))
+        assert {wire.reply().status for wire in wires[50:]} == {200}
+        assert service.end()[0] == 0
+        for wire in wires:
+            wire.socket.close()
+
+
 def test_a_client_that_never_finishes_does_not_hold_up_the_end(folder: Path) -> None:
     with running(
         TRILHO_MODEL_DIR=folder, TRILHO_DRAIN_SECONDS="0", TRILHO_REQUEST_SECONDS="2"
@@ -309,6 +331,7 @@ def test_a_stuck_worker_is_killed_in_the_end(tmp_path: Path) -> None:
 
     parent = os.fork()
     if parent == 0:  # the supervisor blocks signals, so it gets a process of its own
+        signal.alarm(20)  # which kills it
         supervisor.MARGIN_SECONDS = 0.2
         it = supervisor.Supervisor(
             2,
@@ -323,8 +346,17 @@ def test_a_stuck_worker_is_killed_in_the_end(tmp_path: Path) -> None:
     assert os.waitstatus_to_exitcode(status) == 11  # drained once; not all ended well
 
 
-def test_takes_the_number_of_workers_as_an_argument(folder: Path) -> None:
-    process = served.start("serve", "--workers", "2", TRILHO_MODEL_DIR=folder)
+@pytest.mark.parametrize("command", ["module", "verb"])
+def test_takes_the_number_of_workers_as_an_argument(folder: Path, command: str) -> None:
+    if command == "module":
+        process = served.start("serve", "--workers", "2", TRILHO_MODEL_DIR=folder)
+    else:
+        process = subprocess.Popen(
+            [Path(sys.executable).parent / "trilho", "serve", folder, "--workers", "2"],
+            env=served.environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     try:
         assert process.stderr is not None
         ready = next(x for x in map(json.loads, process.stderr) if x["event"] == "ready")
@@ -332,6 +364,9 @@ def test_takes_the_number_of_workers_as_an_argument(folder: Path) -> None:
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
+
+
+def test_refuses_arguments_that_make_no_sense(folder: Path) -> None:
     for arguments in (["--workers"], ["--workers", "0"], ["--workers", "x"], ["serve", "more"]):
         process = served.start(*arguments, TRILHO_MODEL_DIR=folder)
         _, err = process.communicate(timeout=20)

@@ -84,6 +84,8 @@ class App:
     ----------
     draining
         Not ready any more, but still answering.
+    before_metrics
+        Called before metrics are told, to bring them up to date.
     on_prediction
         Called on the loop with each prediction that was answered, one row or many: the place for
         what keeps predictions. It must neither block nor raise.
@@ -105,6 +107,7 @@ class App:
         self._keys = keys
         self._lines = lines
         self._log_all = log_all
+        self.before_metrics: Callable[[], None] | None = None
         self._readers = media.Readers(predictor)
         self._inference = Inference(
             predictor.signature, predictor.columns, predictor.decoder, predictor.identity
@@ -302,4 +305,6 @@ class App:
 
     def _metrics(self, _: Request) -> Response:
         assert self.measures is not None
+        if self.before_metrics is not None:
+            self.before_metrics()
         return Response(200, self.measures.text(), CONTENT_TYPE)

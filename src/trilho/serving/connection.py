@@ -64,6 +64,7 @@ class Shared:
     app: App
     work: Work
     limits: Limits
+    opening: set[Connection] = field(default_factory=set)  # accepted, not yet under way
     connections: set[Connection] = field(default_factory=set)
     buffered: int = 0  # bytes of request bodies in memory
     date: bytes = b""
@@ -104,6 +105,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
+        self.shared.opening.discard(self)
         self.shared.connections.add(self)
 
     def connection_lost(self, _: Exception | None) -> None:

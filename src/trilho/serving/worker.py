@@ -87,6 +87,7 @@ class Worker:
         self._ended: asyncio.Future[None]
         self._deferred = False
         self.on_tick: list[Callable[[], None]] = []
+        app.before_metrics = self._gauge
 
     async def live(self, ready: Callable[[], None]) -> None:
         """Serve; `ready` is called when clients can connect."""
@@ -148,21 +149,29 @@ class Worker:
         # at the end all are taken that have connected: there will be no more of them
         full = self._count() >= self._options.limits.connections and not self._ended.done()
         if full and not self._make_room():
-            if self._accepting:  # they are too new to be closed, but not for long
+            if self._shared.opening:  # they are too new to be closed, but not for long
                 self._loop.call_soon(self._admit, client)
                 return False
             _send_away(client)
             return True
-        opening = self._loop.connect_accepted_socket(lambda: Connection(self._shared), client)
+        connection = Connection(self._shared)
+        self._shared.opening.add(connection)
+        opening = self._loop.connect_accepted_socket(lambda: connection, client)
         task = self._loop.create_task(opening)
         self._accepting.add(task)
-        task.add_done_callback(self._accepting.discard)
+        task.add_done_callback(lambda task: self._accepted(task, connection))
         self._count()
         return True
 
+    def _accepted(self, task: asyncio.Task[object], connection: Connection) -> None:
+        self._accepting.discard(task)
+        self._shared.opening.discard(connection)  # if it was gone before it was under way
+        if not task.cancelled():
+            task.exception()  # which would be told of otherwise
+
     def _count(self) -> int:
         """Count the connections, for the other workers to see."""
-        number = len(self._shared.connections) + len(self._accepting)
+        number = len(self._shared.connections) + len(self._shared.opening)
         self._measures.registry.cells[self._measures.connections.start] = number
         return number
 
@@ -189,14 +198,18 @@ class Worker:
         for connection in list(self._shared.connections):
             if now > connection.deadline:
                 connection.expire()
+        self._gauge()
+        self._lines.flush()
+        for call in self.on_tick:
+            call()
+
+    def _gauge(self) -> None:
+        """Tell what is now."""
         cells, measures = self._measures.registry.cells, self._measures
         self._count()
         cells[measures.waiting.start] = len(self._work)
         cells[measures.buffered.start] = self._shared.buffered
         cells[measures.ready.start] = 0 if self._app.draining else 1
-        self._lines.flush()
-        for call in self.on_tick:
-            call()
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────
 
