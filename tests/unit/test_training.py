@@ -482,11 +482,27 @@ def write(path: str, text: str) -> Any:
         (write("schema.yaml", "other"), {"schema"}),
         (write("training_project.py", "other"), {"project"}),
         (write("README.md", "other"), set()),
-        (write("requirements.txt", "numpy==1"), {"lock", "environment"}),
+        (write("requirements.txt", "numpy==1"), {"lock"}),
     ],
 )
 def test_the_fingerprint_tells_what_changed(project: Path, change: Any, parts: set[str]) -> None:
     assert changed(project, change) == parts
+
+
+def test_other_versions_make_another_model_whatever_the_lock_says(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("requirements.txt", "numpy")(None)  # of a caller who pins nothing
+
+    def other_python(_: config.Pipeline) -> None:
+        monkeypatch.setattr("platform.python_version_tuple", lambda: ("3", "99", "0"))
+
+    assert changed(project, other_python) == {"environment"}
+
+    def other_numpy(_: config.Pipeline) -> None:
+        monkeypatch.setattr("importlib.metadata.version", lambda name: "0.1")
+
+    assert changed(project, other_numpy) == {"environment"}
 
 
 def test_the_whole_package_of_the_factory_counts(project: Path) -> None:

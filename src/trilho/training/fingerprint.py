@@ -22,7 +22,7 @@ from trilho.errors import Place, UsageError
 LOCK = Path("requirements.txt")
 HERE = Path(__file__).resolve().parents[1]  # the package trilho
 ROOMS = ("training", "compiled", "features", "dataset", "schema", "evaluation", "bundle")
-# What is pinned by versions when there is no lock file.
+# What computes a model, whatever installed it.
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "treelite", "joblib")
 
 
@@ -60,7 +60,8 @@ def parts(config: Pipeline, dataset_digest: str) -> dict[str, str]:
         "project": project(config),
         "trilho": code(*ROOMS),
         "lock": lock_digest() or "none",
-        "environment": "" if lock_digest() else _environment(),
+        # beside the lock, which may hold other versions for another Python, or be the caller's own
+        "environment": _environment(),
     }
 
 
@@ -124,5 +125,7 @@ def _digest_of_files(root: Path, paths: Iterable[Path]) -> str:
 
 
 def _environment() -> str:
+    """Python without its patch release, which runners bump as they like, and the libraries."""
+    python = ".".join(platform.python_version_tuple()[:2])
     versions = [f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES]
-    return ", ".join([f"python {platform.python_version()}", *versions])
+    return ", ".join([f"python {python}", *versions])
