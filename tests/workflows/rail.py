@@ -33,6 +33,8 @@ TIMEOUT = 600
 USES = re.compile(r"^\s*(?:- )?uses:\s*['\"]?([^@\s'\"]+)@([^\s'\"]+)", re.MULTILINE)
 SELF = re.compile(r"(uses:\s*['\"]?)\$/([^\s'\"]+)")
 PRIVATE = (
+    "ACTIONS_",
+    "RUNNER_",
     "AWS_",
     "GITHUB_",
     "TRILHO_",
