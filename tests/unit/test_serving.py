@@ -144,6 +144,9 @@ BAD: dict[str, tuple[Any, int | None, str | None, str]] = {
     "number for a boolean": ([{**ROW, "married": 1}], 0, "married", "expected boolean"),
     "boolean for a number": ([{**ROW, "age": True}], 0, "age", "expected number"),
     "list for a number": ([{**ROW, "age": [MARK]}], 0, "age", "expected number, got list"),
+    "fraction in one record": ({**ROW, "age": 1.5}, 0, "age", "whole number"),
+    "too large a whole number": ({**ROW, "age": 2**53}, 0, "age", "below 2^53"),
+    "too small a whole number": ([ROW, {**ROW, "age": -(2**53)}], 1, "age", "below 2^53"),
     "fraction for a whole number": ([ROW, {**ROW, "age": 1.5}], 1, "age", "whole number"),
     "no date": ([ROW, {**ROW, "joined": MARK}], 1, "joined", "expected a date"),
     "date out of range": ([{**ROW, "joined": "2024-02-30"}], 0, "joined", "expected a date"),
@@ -319,9 +322,12 @@ def test_columns_may_have_any_name(tmp_path: Path) -> None:
 def test_a_row_that_the_model_refuses_is_bad_input(tmp_path: Path) -> None:
     served.make_bundle(tmp_path / "bundle", strict_city=True)
     model = load(tmp_path / "bundle")
-    with pytest.raises(BadInputError, match="'city' holds a category") as caught:
-        answer(model, json.dumps([{**ROW, "city": MARK}]).encode())
-    assert MARK not in str(caught.value)
+    for before in (0, 1, 6, 1000):
+        rows = [ROW] * before + [{**ROW, "city": MARK}, ROW, {**ROW, "city": "another"}]
+        with pytest.raises(BadInputError, match="'city' holds a category") as caught:
+            answer(model, json.dumps(rows).encode())
+        assert (caught.value.row, caught.value.field) == (before, "city")
+        assert MARK not in str(caught.value)
 
 
 def test_a_fault_of_ours_is_logged_without_the_data(
@@ -658,9 +664,9 @@ def test_serves_a_model_that_only_scikit_learn_can(tmp_path: Path) -> None:
         status, answer = service.predict(rows)
         assert status == 200
         assert answer["predictions"] == pytest.approx(scores, abs=1e-12)
-        status, answer = service.predict([{**rows[0], "city": MARK}])
+        status, answer = service.predict([*rows, {**rows[0], "city": MARK}])
         assert status == 400
-        assert MARK not in json.dumps(answer)
+        assert answer == {"error": "The model cannot take one of the rows.", "row": 5}
 
     data = bytearray((folder / "model.joblib").read_bytes())
     data[len(data) // 2] ^= 1

@@ -305,8 +305,12 @@ def test_no_worker_outlives_its_parent(folder: Path) -> None:
         pids = children(service)
         service.process.kill()
         service.process.wait()
-        eventually(lambda: not any(_lives(pid) for pid in pids))
-        assert service.refuses()
+        try:
+            eventually(lambda: not any(_lives(pid) for pid in pids))
+            assert service.refuses()
+        finally:
+            for pid in filter(_lives, pids):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _lives(pid: int) -> bool:

@@ -169,6 +169,17 @@ def test_shapes_never_differ(
         assert scores.tolist() == pytest.approx(wanted, rel=1e-9, abs=1e-12), shape
 
 
+def test_nan_is_missing_wherever_it_comes_from(model: Predictor) -> None:
+    nan = float("nan")
+    batch = model.columns.from_lists({"age": [1], "married": [True], "income": [nan]}, 1)
+    assert model.predict(batch).scores.tolist() == pytest.approx(
+        [expected({"age": 1, "married": True})]
+    )
+    with pytest.raises(BadInputError) as caught:
+        model.columns.from_lists({"age": [1, nan], "married": [True, True]}, 2)
+    assert (caught.value.row, caught.value.field) == (1, "age")
+
+
 def test_names_of_rows_are_kept_with_the_prediction(readers: Readers) -> None:
     """The id is no input: it is carried for those who keep predictions."""
     rows = [{**row, "client": name} for row, name in zip(FULL, [7, "b", None, 2.5], strict=True)]

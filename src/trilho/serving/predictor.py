@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +20,8 @@ from trilho.serving.messages import BadInputError
 
 Label = str | int | float | bool
 CARD = "model_card.md"
+# How a model names the column that it refuses.
+REFUSED = re.compile(r"""Column (['"])(.*?)\1 """)
 MAX_ROWS = 100_000
 
 
@@ -120,15 +123,31 @@ class Predictor:
         Raises
         ------
         BadInputError
-            The model was told to refuse one of the rows.
+            The model was told to refuse one of the rows: which, and the field if that is told.
         """
         try:
             scores = self.model.predict(batch.columns)
         except IntegrityError:
             raise
         except DataError as error:  # such as a category that the model was told to refuse
-            raise BadInputError(error.message, kind="refused") from None
+            named = REFUSED.match(error.message)
+            field = named[2] if named is not None and named[2] in self.columns.names else None
+            row = self._first_refused(batch)
+            raise BadInputError(error.message, row, field, kind="refused") from None
         return Prediction(batch, scores, self._decide(scores))
+
+    def _first_refused(self, batch: Batch) -> int:
+        """Halve the rows until one is left: the first that the model refuses."""
+        low, high = 0, batch.rows
+        while high - low > 1:
+            middle = (low + high) // 2
+            try:
+                part = {name: array[low:middle] for name, array in batch.columns.items()}
+                self.model.predict(part)
+                low = middle
+            except DataError:
+                high = middle
+        return low
 
     def encode(self, prediction: Prediction) -> bytes:
         """Return the JSON of `/invocations`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -101,6 +102,9 @@ class Service:
 
     def run(self) -> int:
         options = self._options
+        # what is here now stays: no collection has to look at it, or copies what workers share
+        gc.collect()
+        gc.freeze()
         if options.workers == 1:
             self._work(0, None, lambda: self._ready([os.getpid()]))
             return 0
@@ -189,7 +193,7 @@ class Service:
     def _ready(self, pids: list[int]) -> None:
         host, port = self._listener.getsockname()[:2]
         identity = self._predictor.identity
-        used = memory(pids)
+        used = memory([*{os.getpid(), *pids}])
         log.event(
             "ready",
             host=host,

@@ -6,7 +6,6 @@ listening socket lives on meanwhile, so that only the requests of the dead one a
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import time
@@ -72,8 +71,6 @@ class Supervisor:
 
     def run(self) -> int:
         """Run until all workers have ended; return the exit code."""
-        gc.collect()
-        gc.freeze()  # so that no collection touches, and thereby copies, what is shared
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self._lifeline, self._alive = os.pipe()
         self._heard, self._say_ready = os.pipe()
