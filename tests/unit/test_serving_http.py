@@ -26,7 +26,7 @@ from wire import Wire, get, post
 
 from trilho import bundle
 from trilho.serving import predictor
-from trilho.serving.app import App
+from trilho.serving.app import App, Finished
 from trilho.serving.connection import TURN, Connection, Shared
 from trilho.serving.settings import Limits
 from trilho.serving.work import Work
@@ -97,25 +97,37 @@ def test_requests_sent_at_once_are_answered_in_order(service: Service) -> None:
         assert wire.reply().status == 200
 
 
+class Transport:
+    """Counts what is written to it."""
+
+    written = 0
+
+    def write(self, data: bytes) -> None:
+        self.written += 1
+
+    def writelines(self, data: list[bytes]) -> None:
+        self.written += 1
+
+    def nothing(self) -> bool:
+        return False
+
+    is_closing = pause_reading = resume_reading = nothing
+
+
+def connected(app: App) -> tuple[Connection, Transport]:
+    """A connection without a network."""
+    work = Work(app.answer, None, most=10, patience=1, threads=1)
+    connection, transport = Connection(Shared(app, work, Limits())), Transport()
+    connection.connection_made(transport)  # type: ignore[arg-type]
+    return connection, transport
+
+
 def test_answers_a_client_that_only_sends_by_turns(folder: Path) -> None:
     """A few answers at a time, so that others have theirs in between."""
 
-    class Transport:
-        written = 0
-
-        def write(self, data: bytes) -> None:
-            self.written += 1
-
-        def nothing(self) -> bool:
-            return False
-
-        is_closing = pause_reading = resume_reading = nothing
-
     async def ask() -> None:
-        app = App(predictor.load(folder, *bundle.verify(folder), version=None))
-        work = Work(app.answer, None, most=10, patience=1, threads=1)
-        connection, transport = Connection(Shared(app, work, Limits())), Transport()
-        connection.connection_made(transport)  # type: ignore[arg-type]
+        model = predictor.load(folder, *bundle.verify(folder), version=None)
+        connection, transport = connected(App(model))
         connection.data_received(get("/livez") * 1000)
         while transport.written < 1000:
             before = transport.written
@@ -123,6 +135,31 @@ def test_answers_a_client_that_only_sends_by_turns(folder: Path) -> None:
             assert 0 < transport.written - before <= TURN or before == 0
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("body", [BODY, LARGE], ids=["small", "large"])
+def test_trouble_with_what_is_kept_is_no_trouble_for_clients(
+    folder: Path, capsys: pytest.CaptureFixture[str], body: bytes
+) -> None:
+    def broken(_: Finished) -> None:
+        raise ValueError("do-not-log-me")
+
+    async def ask() -> None:
+        app = App(predictor.load(folder, *bundle.verify(folder), version=None))
+        app.on_prediction = broken
+        connection, transport = connected(app)
+        for count in (1, 2, 3):
+            connection.data_received(post(body))
+            deadline = time.monotonic() + 20
+            while transport.written < count:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.001)
+
+    asyncio.run(ask())
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["event"] for line in lines] == ["error"] * 3
+    assert "ValueError at " in lines[0]["error"]
+    assert "do-not-log-me" not in json.dumps(lines)
 
 
 def test_a_client_that_only_sends_does_not_stop_the_others(service: Service) -> None:

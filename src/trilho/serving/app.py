@@ -88,7 +88,7 @@ class App:
         Called before metrics are told, to bring them up to date.
     on_prediction
         Called on the loop with each prediction that was answered, one row or many: the place for
-        what keeps predictions. It must neither block nor raise.
+        what keeps predictions. It must not block; what it raises is logged.
     """
 
     def __init__(
@@ -220,7 +220,13 @@ class App:
             return ProblemError(500, "internal", "internal error").response()
 
     def finished(self, request: Request, response: Response, seconds: float) -> None:
-        """Take note of an answer that was written."""
+        """Take note of an answer that was written; whatever fails here fails no request."""
+        try:
+            self._note(request, response, seconds)
+        except Exception as error:
+            log.event("error", request_id=request.id.decode(), error=log.where(error))
+
+    def _note(self, request: Request, response: Response, seconds: float) -> None:
         route = request.route
         name = OTHER if route is None else route.name
         prediction = request.prediction

@@ -90,6 +90,15 @@ class Work:
         return None
 
     def _next_small(self) -> None:
+        try:
+            self._compute_some()
+        finally:  # whatever happens, the line goes on
+            self._scheduled = bool(self._small)
+            if self._small:
+                assert self._loop is not None
+                self._loop.call_soon(self._next_small)
+
+    def _compute_some(self) -> None:
         line = self._small
         until = time.monotonic() + SLICE_SECONDS
         while line:
@@ -102,10 +111,6 @@ class Work:
             connection.respond_later(request, self._answer(request))
             if time.monotonic() > until:
                 break
-        self._scheduled = bool(line)
-        if line:
-            assert self._loop is not None
-            self._loop.call_soon(self._next_small)
 
     def _next_large(self) -> None:
         while self._large and self._idle:
@@ -126,8 +131,10 @@ class Work:
 
     def _done(self, request: Request, connection: Connection, response: Response) -> None:
         self._idle += 1
-        connection.respond_later(request, response)
-        self._next_large()
+        try:
+            connection.respond_later(request, response)
+        finally:
+            self._next_large()
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
