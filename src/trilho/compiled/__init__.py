@@ -7,24 +7,30 @@ data, not code: loading it executes nothing. `trilho.training.compile` writes it
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trilho.compiled import blocks, curves, scores, texts, trees  # noqa: F401  # they register
 from trilho.compiled.operations import BUILD, NUMBERS, TEXT, Arguments, Run, Shape, Value
 from trilho.compiled.plan import FOLDER, WHOLE, Node, Plan, Ref, read
 from trilho.errors import DataError, IntegrityError
 
 __all__ = ["CHUNK", "FOLDER", "CompiledModel", "load"]
 
-# Rows evaluated at once: large enough to amortise Python, small enough to stay in the cache.
+# Rows evaluated at once: large enough to amortise Python, small enough to stay in the cache, and
+# fewer where the plan is so wide that they would take much memory.
 CHUNK = 16_384
+MAX_CELLS = 1 << 23  # of all values of a chunk together
+MAX_ROW = 1 << 24  # cells of all values of one row
 
-Take = Callable[[list[Value]], Value]
+# From all values, the inputs first, to those that a step takes.
+Take = Callable[[list[Value]], Sequence[Value]]
 
 
 def load(folder: Path) -> CompiledModel:
@@ -38,7 +44,7 @@ def load(folder: Path) -> CompiledModel:
     if (folder / FOLDER).is_dir():
         folder = folder / FOLDER
     plan, arrays = read(folder)
-    return CompiledModel(plan, arrays, folder)
+    return CompiledModel(plan, arrays)
 
 
 class CompiledModel:
@@ -52,27 +58,32 @@ class CompiledModel:
         Name of each input column to whether it is text.
     """
 
-    def __init__(self, plan: Plan, arrays: Mapping[str, NDArray[Any]], folder: Path) -> None:
+    def __init__(self, plan: Plan, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.task = plan.task
         self.columns = {i.name: i.text for i in plan.inputs}
         if len(self.columns) != len(plan.inputs) or not plan.inputs:
             raise IntegrityError("The plan repeats an input, or has none.")
         shapes = [TEXT if i.text else NUMBERS for i in plan.inputs]
         self._names = [i.name for i in plan.inputs]
-        self._steps: list[tuple[Run, list[Take]]] = []
+        self._steps: list[tuple[Run, Take]] = []
+        cells = 0
         for number, node in enumerate(plan.nodes):
             try:
-                takes, given = _resolve(node.inputs, shapes)
-                run, shape = _build(node, given, arrays, folder)
+                take, given = _resolve(node.inputs, shapes)
+                run, shape = _build(node, given, arrays)
             except IntegrityError as error:
                 where = f"Step {number} ({node.op}) of the compiled form is wrong"
                 raise IntegrityError(f"{where}: {error.message}") from None
-            self._steps.append((run, takes))
+            self._steps.append((run, take))
             shapes.append(shape)
-        (self._output,), (shape,) = _resolve([plan.output], shapes)
+            cells += shape.width or 1
+        self._output, (shape,) = _resolve([plan.output], shapes)
         if shape.text or (shape.width is None) == (plan.task == "multiclass"):
             raise IntegrityError("The plan's output does not fit its task.")
         self._width = shape.width
+        if cells > MAX_ROW:
+            raise IntegrityError(f"The plan makes {cells} values a row, at most {MAX_ROW} can be.")
+        self._rows = max(1, MAX_CELLS // max(1, cells))
 
     def predict(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """Predict some rows.
@@ -102,9 +113,10 @@ class CompiledModel:
         rows = len(inputs[0])
         if rows == 0:
             return np.empty(0 if self._width is None else (0, self._width))
-        if rows <= CHUNK:
+        step = min(CHUNK, self._rows)
+        if rows <= step:
             return self._run(inputs)
-        chunks = [slice(start, start + CHUNK) for start in range(0, rows, CHUNK)]
+        chunks = [slice(start, start + step) for start in range(0, rows, step)]
         # numpy and treelite work outside of the interpreter's lock
         with ThreadPoolExecutor(min(len(chunks), os.cpu_count() or 1)) as pool:
             parts = pool.map(lambda chunk: self._run([c[chunk] for c in inputs]), chunks)
@@ -112,13 +124,13 @@ class CompiledModel:
 
     def _run(self, values: list[Value]) -> NDArray[np.float64]:
         with np.errstate(all="ignore"):
-            for run, takes in self._steps:
-                values.append(run([take(values) for take in takes]))
-            return self._output(values)
+            for run, take in self._steps:
+                values.append(run(take(values)))
+            return self._output(values)[0]
 
 
 def _build(
-    node: Node, shapes: list[Shape], arrays: Mapping[str, NDArray[Any]], folder: Path
+    node: Node, shapes: list[Shape], arrays: Mapping[str, NDArray[Any]]
 ) -> tuple[Run, Shape]:
     build = BUILD.get(node.op)
     if build is None:
@@ -126,41 +138,32 @@ def _build(
     unknown = set(node.arrays.values()) - set(arrays)
     if unknown:
         raise IntegrityError(f"array {min(unknown)!r} is missing.")
-
-    def file(name: str) -> bytes:
-        if "/" in name or "\\" in name or name.startswith("."):
-            raise IntegrityError(f"file name {name!r} is not possible.")
-        try:
-            return (folder / name).read_bytes()
-        except (OSError, ValueError):
-            raise IntegrityError(f"file {name!r} is missing.") from None
-
     own = {argument: arrays[name] for argument, name in node.arrays.items()}
-    return build(Arguments(node.args, own, file), shapes)
+    return build(Arguments(node.args, own), shapes)
 
 
-def _resolve(refs: list[Ref], shapes: list[Shape]) -> tuple[list[Take], list[Shape]]:
-    """Turn references into functions that take the values out of their slots."""
-    takes: list[Take] = []
+def _resolve(refs: list[Ref], shapes: list[Shape]) -> tuple[Take, list[Shape]]:
+    """Turn references into a function that takes the values out of their slots."""
     given: list[Shape] = []
     for slot, column in refs:
         if not 0 <= slot < len(shapes):
             raise IntegrityError(f"it refers to value {slot}; {len(shapes)} are known there.")
         shape = shapes[slot]
         if column == WHOLE:
-            takes.append(_take_whole(slot))
             given.append(shape)
         elif shape.width is not None and 0 <= column < shape.width:
-            takes.append(_take_column(slot, column))
             given.append(Shape(None, shape.text))
         else:
             raise IntegrityError(f"it refers to column {column} of value {slot}, which has none.")
-    return takes, given
+    return _take(refs), given
 
 
-def _take_whole(slot: int) -> Take:
-    return lambda values: values[slot]
-
-
-def _take_column(slot: int, column: int) -> Take:
-    return lambda values: values[slot][:, column]
+def _take(refs: list[Ref]) -> Take:
+    slots = [slot for slot, _ in refs]
+    if all(column == WHOLE for _, column in refs):
+        if len(slots) > 1:
+            return itemgetter(*slots)
+        return lambda values: [values[slot] for slot in slots]
+    return lambda values: [
+        values[slot] if column == WHOLE else values[slot][:, column] for slot, column in refs
+    ]

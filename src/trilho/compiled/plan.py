@@ -1,11 +1,13 @@
-"""The compiled form on disk: a plan in JSON, its arrays in an npz, its trees as treelite bytes.
+"""The compiled form on disk: a plan in JSON and its arrays in an npz.
 
-It is data, not code: reading it unpickles nothing, evaluates nothing and imports nothing by name.
+It is data, not code: reading it unpickles nothing, evaluates nothing and imports nothing by name,
+and takes no more memory than the files are long.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from trilho.errors import IntegrityError
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "compiled"
 PLAN = "plan.json"
 ARRAYS = "arrays.npz"
@@ -86,10 +88,14 @@ def read(folder: Path) -> tuple[Plan, dict[str, NDArray[Any]]]:
         return plan, _read_arrays(folder / ARRAYS)
     except FileNotFoundError as error:
         raise IntegrityError(f"The compiled form lacks {Path(error.filename).name}.") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise IntegrityError(f"{PLAN} of the compiled form cannot be read: {error}.") from None
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise IntegrityError(f"{ARRAYS} of the compiled form cannot be read: {error}.") from None
+
+
+# what the readers of zip and npy raise for bytes that are neither
+UNREADABLE = (ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError)
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -99,9 +105,22 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             # stored, so that nothing can be larger in memory than it is on disk
             if entry.compress_type != zipfile.ZIP_STORED or not entry.filename.endswith(".npy"):
                 raise IntegrityError(f"{ARRAYS} holds an unexpected member {entry.filename!r}.")
-            with archive.open(entry) as member:
-                array = np.lib.format.read_array(member, allow_pickle=False)
-            if array.dtype.kind not in "fi":
-                raise IntegrityError(f"{ARRAYS} holds {entry.filename!r} of type {array.dtype}.")
-            arrays[entry.filename.removesuffix(".npy")] = array
+            if entry.file_size > path.stat().st_size:
+                raise IntegrityError(f"{ARRAYS} holds {entry.filename!r} of an impossible size.")
+            name = entry.filename.removesuffix(".npy")
+            arrays[name] = _read_array(name, archive.read(entry))
     return arrays
+
+
+def _read_array(name: str, data: bytes) -> NDArray[Any]:
+    """Read one array; numpy's reader would make room for whatever the header claims."""
+    stream = io.BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise IntegrityError(f"{ARRAYS} holds {name!r} in another version of npy.")
+    header = np.lib.format.read_array_header_1_0(stream)
+    shape, column_order, dtype = header
+    if dtype.kind not in "fi" or dtype.itemsize > 8 or column_order:
+        raise IntegrityError(f"{ARRAYS} holds {name!r} of type {dtype}, or in columns.")
+    if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+        raise IntegrityError(f"{ARRAYS} holds {name!r}, which is not as long as it says.")
+    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)

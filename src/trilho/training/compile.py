@@ -1,50 +1,54 @@
 """From a fitted scikit-learn model to the serving form: one small rule for each class.
 
 A rule takes the fitted object and the table that goes into it, adds nodes to the plan, and returns
-the table that comes out. `@compiles(Class)` registers it; importing a module of rules is enough.
-Whatever has no rule is refused with its name, and the model is then served by scikit-learn.
+the table that comes out: `@compiles(Class)` for what transforms, `@scores(Class)` for what
+predicts. Importing a module of rules registers them. Whatever has no rule is refused with its
+name, and the model is then served by scikit-learn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
 
 from trilho.bundle import Signature
-from trilho.compiled.plan import WHOLE, Input, Node, Plan, Ref, write
+from trilho.compiled import CompiledModel
+from trilho.compiled.plan import Node, Plan, Ref, write
+from trilho.errors import IntegrityError
+from trilho.training.builder import Builder, Cell, Table, gives_frame, inputs_of, name_of
 from trilho.training.refused import CompileRefused
 
-__all__ = ["Builder", "Cell", "CompileRefused", "Table", "compile_model", "compiles", "lower"]
+__all__ = [
+    "Builder",
+    "Cell",
+    "CompileRefused",
+    "Table",
+    "compile_model",
+    "compiles",
+    "lower",
+    "name_of",
+    "scores",
+]
 
+MODULES = (
+    *("containers", "functions", "imputers", "encoders", "scalers", "curves", "selectors"),
+    *("linear", "trees", "boosters", "calibration", "ensembles"),
+)
+METHODS = ("transform", "predict", "predict_proba", "decision_function")
 
-class Cell(NamedTuple):
-    """One column of a table: where its values stand in the plan."""
-
-    ref: Ref
-    text: bool = False
-
-
-class Table(NamedTuple):
-    """What scikit-learn would pass on as a frame or matrix."""
-
-    cells: list[Cell]
-    names: list[str] | None = None  # known while it is a frame
-
-    def take(self, indices: Sequence[int]) -> Table:
-        names = None if self.names is None else [self.names[i] for i in indices]
-        return Table([self.cells[i] for i in indices], names)
-
-
-Rule = Callable[[Any, Table, "Builder"], Table]
-RULES: dict[type, Rule] = {}
+Rule = Callable[[Any, Table, Builder], Table]
+ScoreRule = Callable[[Any, Table, Builder, str], Table]
+RULES: dict[type | str, Rule] = {}
+SCORE_RULES: dict[type | str, ScoreRule] = {}
 
 
 def compiles(*classes: type) -> Callable[[Rule], Rule]:
-    """Register a rule for exactly these classes: a subclass may do something else."""
+    """Register a rule for exactly these transformers: a subclass may do something else."""
 
     def register(rule: Rule) -> Rule:
         RULES.update(dict.fromkeys(classes, rule))
@@ -53,97 +57,56 @@ def compiles(*classes: type) -> Callable[[Rule], Rule]:
     return register
 
 
-class Builder:
-    """Collects the nodes, arrays and files of a plan."""
+def scores(*classes: type | str) -> Callable[[ScoreRule], ScoreRule]:
+    """Register a rule for exactly these models; it also takes the method that is asked for.
 
-    def __init__(self, inputs: list[Input]) -> None:
-        self.inputs = inputs
-        self.nodes: list[Node] = []
-        self.arrays: dict[str, NDArray[Any]] = {}
-        self.files: dict[str, bytes] = {}
-        self._required: set[tuple[Ref, bool]] = set()
-        self._widths: dict[int, int] = {}
+    The rule returns what the method gives: `predict_proba` a column for each class, or only one,
+    of the second class of two; `decision_function` a column for each class, or one; `predict` one
+    column, of a classifier the number of the class in `classes_`. A class whose package may be
+    absent is registered by its full name.
+    """
 
-    def add(
-        self,
-        op: str,
-        inputs: Sequence[Ref],
-        args: dict[str, Any] | None = None,
-        **arrays: NDArray[Any],
-    ) -> Ref:
-        """Add a node and return its value."""
-        members = {}
-        for argument, array in arrays.items():
-            members[argument] = f"a{len(self.arrays)}"
-            self.arrays[members[argument]] = np.ascontiguousarray(array)
-        self.nodes.append(Node(op=op, inputs=list(inputs), args=args or {}, arrays=members))
-        return (len(self.inputs) + len(self.nodes) - 1, WHOLE)
+    def register(rule: ScoreRule) -> ScoreRule:
+        SCORE_RULES.update(dict.fromkeys(classes, rule))
+        return rule
 
-    def columns(self, block: Ref, width: int) -> list[Cell]:
-        """The columns of a block."""
-        return [Cell((block[0], j)) for j in range(width)]
-
-    def block(self, table: Table, owner: object) -> Ref:
-        """The table as one block of numbers."""
-        if not table.cells:
-            raise CompileRefused(f"{name_of(owner)} gets no columns")
-        if any(cell.text for cell in table.cells):
-            raise CompileRefused(f"{name_of(owner)} gets a text column")
-        slot = table.cells[0].ref[0]
-        refs = [cell.ref for cell in table.cells]
-        if refs == [(slot, j) for j in range(len(refs))] and self._widths.get(slot) == len(refs):
-            return (slot, WHOLE)
-        merged: list[Ref] = []  # whole blocks side by side need no taking apart
-        i = 0
-        while i < len(refs):
-            slot, width = refs[i][0], self._widths.get(refs[i][0])
-            if width and refs[i : i + width] == [(slot, j) for j in range(width)]:
-                merged.append((slot, WHOLE))
-                i += width
-            else:
-                merged.append(refs[i])
-                i += 1
-        block = self.add("stack", merged)
-        self._widths[block[0]] = len(refs)
-        return block
-
-    def table(self, op: str, table: Table, owner: object, **arrays: NDArray[Any]) -> Table:
-        """Add an operation that keeps the block's width."""
-        block = self.add(op, [self.block(table, owner)], None, **arrays)
-        return self.result(block, len(table.cells), table.names)
-
-    def result(self, block: Ref, width: int, names: list[str] | None = None) -> Table:
-        self._widths[block[0]] = width
-        return Table(self.columns(block, width), names)
-
-    def require(self, table: Table, owner: object, *, missing: bool) -> Table:
-        """Refuse what scikit-learn's validation refuses: infinities, and NaN unless `missing`."""
-        block = self.block(table, owner)
-        if (block, missing) not in self._required and (block, False) not in self._required:
-            self._required.add((block, missing))
-            block = self.add("require", [block], {"missing": missing})
-            self._required.add((block, missing))
-            return self.result(block, len(table.cells), table.names)
-        return Table(self.columns(block, len(table.cells)), table.names)
-
-    def file(self, suffix: str, data: bytes) -> str:
-        name = f"{len(self.files)}.{suffix}"
-        self.files[name] = data
-        return name
+    return register
 
 
-def lower(fitted: Any, table: Table, builder: Builder) -> Table:
-    """Compile one fitted object.
+def lower(fitted: Any, table: Table, builder: Builder, method: str = "transform") -> Table:
+    """Compile one method of one fitted object.
 
     Raises
     ------
     CompileRefused
-        There is no rule for it, or its rule does not cover how it was set.
+        There is no rule for it, its rule does not cover how it was set, or it is not fitted.
     """
-    rule = RULES.get(type(fitted))
-    if rule is None:
-        raise CompileRefused(f"no rule for {name_of(fitted)}")
-    return rule(fitted, table, builder)
+    name = name_of(fitted)
+    kind = type(fitted)
+    full = f"{kind.__module__}.{kind.__qualname__}"
+    rule = RULES.get(kind)
+    score_rule = SCORE_RULES.get(kind) or SCORE_RULES.get(full)
+    if rule is None and score_rule is None:
+        raise CompileRefused(f"no rule for {name}")
+    replaced = [m for m in METHODS if m in vars(fitted)]
+    if replaced:
+        raise CompileRefused(f"{name} has a {replaced[0]} of its own")
+    try:
+        check_is_fitted(fitted)
+        if getattr(fitted, "n_features_in_", len(table.cells)) != len(table.cells):
+            raise CompileRefused(f"{name} gets other columns than in training")
+        if score_rule is not None:
+            return score_rule(fitted, table, builder, method)
+        assert rule is not None
+        result = rule(fitted, table, builder)
+        return result._replace(frame=True) if gives_frame(fitted) else result
+    except NotFittedError:
+        raise CompileRefused(f"{name} is not fitted") from None
+    except CompileRefused:
+        raise
+    except Exception as error:  # it is no such object as its class makes: scikit-learn serves it
+        what = f"{type(error).__name__}: {error}"
+        raise CompileRefused(f"{name} is not as its rule expects ({what})") from error
 
 
 def compile_model(model: Any, signature: Signature, folder: Path) -> None:
@@ -154,75 +117,87 @@ def compile_model(model: Any, signature: Signature, folder: Path) -> None:
     CompileRefused
         Some part of the model has no rule.
     """
-    from trilho.training import rules_models, rules_transformers  # noqa: F401  # they register
-
-    columns = signature.columns
-    builder = Builder([Input(name=c.name, text=c.kind == "string") for c in columns])
-    table = Table(
-        [Cell((i, WHOLE), c.kind == "string") for i, c in enumerate(columns)],
-        [c.name for c in columns],
+    for module in MODULES:
+        importlib.import_module(f"trilho.training.rules_{module}")
+    inputs, table = inputs_of(signature)
+    seen = getattr(model, "feature_names_in_", None)
+    if seen is not None and list(seen) != table.names:
+        raise CompileRefused("the model was fitted to other columns than the signature names")
+    builder = Builder(inputs)
+    method = "predict" if signature.task == "regression" else "predict_proba"
+    result = lower(model, table, builder, method)
+    output = _output(result, model, signature, builder)
+    plan = _without_unused(
+        Plan(task=signature.task, inputs=builder.inputs, nodes=builder.nodes, output=output)
     )
-    scores = lower(model, table, builder)
-    plan = Plan(
-        task=signature.task,
-        inputs=builder.inputs,
-        nodes=builder.nodes,
-        output=_output(scores, model, signature, builder),
-    )
-    used = {slot for node in plan.nodes for slot, _ in node.inputs}
-    plan, arrays = _drop_unused_inputs(plan, used), builder.arrays
-    folder.mkdir(parents=True, exist_ok=True)
+    used = {array for node in plan.nodes for array in node.arrays.values()}
+    arrays = {name: array for name, array in builder.arrays.items() if name in used}
     try:
+        CompiledModel(plan, arrays)
+        folder.mkdir(parents=True, exist_ok=True)
         write(folder, plan, arrays)
+    except IntegrityError as error:
+        raise CompileRefused(f"its serving form is not possible: {error.message}") from None
     except UnicodeEncodeError:
         raise CompileRefused("a category or column name is no valid text") from None
-    for name, data in builder.files.items():
-        (folder / name).write_bytes(data)
 
 
-def _output(scores: Table, model: Any, signature: Signature, builder: Builder) -> Ref:
+def _output(result: Table, model: Any, signature: Signature, builder: Builder) -> Ref:
     """The value that the service answers with."""
-    if any(cell.text for cell in scores.cells):
-        raise CompileRefused("the model gives text")
     if signature.task == "regression":
-        if len(scores.cells) != 1:
+        if len(result.cells) != 1:
             raise CompileRefused("the model gives several values a row")
-        return scores.cells[0].ref
+        return result.cells[0].ref
     classes = model.classes_.tolist()
     if classes != signature.classes:
         raise CompileRefused(f"the model knows the classes {classes}, not {signature.classes}")
     if signature.task == "multiclass":
-        return builder.block(scores, model)
+        if len(result.cells) != len(classes):
+            raise CompileRefused("the model gives other than one probability for each class")
+        return builder.block(result, model, single=True)
     positive: int = classes.index(signature.positive)
-    if len(scores.cells) == 2:
-        return scores.cells[positive].ref
+    if len(result.cells) == 2:
+        return result.cells[positive].ref
     # one column: the probability of the second class
-    return scores.cells[0].ref if positive else builder.add("complement", [scores.cells[0].ref])
+    return result.cells[0].ref if positive else builder.add("complement", [result.cells[0].ref])
 
 
-def _drop_unused_inputs(plan: Plan, used: set[int]) -> Plan:
-    """Leave out columns that no operation takes, so that the service need not even look at them."""
-    keep = [i for i in range(len(plan.inputs)) if i in used] or [0]
+def _without_unused(plan: Plan) -> Plan:
+    """Leave out nodes whose value nobody takes, and columns that the service need not look at.
+
+    Nodes that refuse rows are followed by what takes their value; scikit-learn's checks of columns
+    that are then dropped are kept by the rules, which take such columns from the checked block.
+    """
+    count = len(plan.inputs)
+    used = {plan.output[0]}
+    for number in reversed(range(len(plan.nodes))):
+        if count + number in used or plan.nodes[number].op in REFUSING:
+            used.add(count + number)
+            used.update(slot for slot, _ in plan.nodes[number].inputs)
+    keep = [slot for slot in range(count + len(plan.nodes)) if slot in used]
+    if not any(slot < count for slot in keep):
+        keep.insert(0, 0)
     place = {old: new for new, old in enumerate(keep)}
-    shift = len(plan.inputs) - len(keep)
 
     def move(ref: Ref) -> Ref:
-        slot, column = ref
-        return (place[slot] if slot < len(plan.inputs) else slot - shift, column)
+        return (place[ref[0]], ref[1])
 
     return Plan(
         task=plan.task,
-        inputs=[plan.inputs[i] for i in keep],
-        nodes=[
-            Node(op=n.op, inputs=[move(r) for r in n.inputs], args=n.args, arrays=n.arrays)
-            for n in plan.nodes
-        ],
+        inputs=[plan.inputs[slot] for slot in keep if slot < count],
+        nodes=[_moved(plan.nodes[slot - count], move) for slot in keep if slot >= count],
         output=move(plan.output),
     )
 
 
-def name_of(thing: object) -> str:
-    """`sklearn.svm.SVC` rather than `sklearn.svm._classes.SVC`."""
-    kind = type(thing)
-    parts = [part for part in kind.__module__.split(".") if not part.startswith("_")]
-    return ".".join([*parts, kind.__qualname__])
+# operations that may refuse a row: scikit-learn refuses it even if nothing takes their value
+REFUSING = {
+    *("require", "require_positive", "require_present", "text_require", "lookup", "splines"),
+    "no_shares",
+}
+
+
+def _moved(node: Node, move: Callable[[Ref], Ref]) -> Node:
+    return Node(
+        op=node.op, inputs=[move(r) for r in node.inputs], args=node.args, arrays=node.arrays
+    )

@@ -16,7 +16,7 @@ from trilho.training.scoring import Form, predict
 
 TOLERANCE = 1e-9  # largest difference of a probability; of a regression, relative above 1
 SINGLE_TOLERANCE = 1e-12  # between a row alone and the same row in a batch
-SINGLE_ROWS = 200
+SINGLE_ROWS = 1000
 EXTREME = 1e300
 FAR_DATE = 30_000.0  # days from 1970: a date library need not know much later ones
 UNSEEN = "\x1funseen\x1f"
@@ -58,9 +58,13 @@ def prove(
         scores = form.predict(columns)
     except DataError as error:
         raise CompileRefused(f"it cannot score the hold-out: {error.message}") from None
-    largest = _compare(
-        predict(model, frame, signature), scores, signature.task, threshold, "hold-out"
-    )
+    try:
+        expected = predict(model, frame, signature)
+    except Exception as error:  # a model's own code may raise anything
+        raise CompileRefused(
+            f"scikit-learn cannot score the hold-out, the compiled form can: {type(error).__name__}"
+        ) from None
+    largest = _compare(expected, scores, signature.task, threshold, "hold-out")
     single = take(columns, slice(0, SINGLE_ROWS))
     _compare_single(form, single, scores[:SINGLE_ROWS])
     edge = edge_rows(columns, signature)
@@ -115,34 +119,35 @@ def _on_edge(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], Any]:
     """Score the edge rows by both; rows that both refuse are left out, and agree."""
     rows = len(next(iter(edge.values())))
-    everything = np.arange(rows)
-    with np.errstate(all="ignore"):
-        try:
-            expected = predict(model, to_frame(edge, signature), signature)
-            return expected, form.predict(edge), everything
-        except (ValueError, DataError):
-            pass  # some row is refused by one: ask row by row
-        expected_rows, given_rows, kept = [], [], []
-        for i in range(rows):
-            row = take(edge, slice(i, i + 1))
-            theirs = _try(lambda r=row: predict(model, to_frame(r, signature), signature))
-            ours = _try(lambda r=row: form.predict(r))
-            if (theirs is None) != (ours is None):
-                who = "scikit-learn" if theirs is None else "the compiled form"
-                raise CompileRefused(f"{who} refuses edge row {i}, the other form does not")
-            if theirs is not None and ours is not None:
-                expected_rows.append(theirs)
-                given_rows.append(ours)
-                kept.append(i)
-    if not kept:
-        raise CompileRefused("scikit-learn refuses all edge rows")
-    return np.concatenate(expected_rows), np.concatenate(given_rows), np.array(kept)
+    refused = [i for i in range(rows) if _refuses(form, take(edge, slice(i, i + 1)))]
+    kept = np.setdiff1d(np.arange(rows), refused)
+    if not len(kept):
+        raise CompileRefused("the compiled form refuses all edge rows")
+    for i in refused:
+        if _scored(model, take(edge, slice(i, i + 1)), signature) is not None:
+            raise CompileRefused(f"the compiled form refuses edge row {i}, scikit-learn does not")
+    expected = _scored(model, take(edge, kept), signature)
+    if expected is None:
+        alone = (i for i in kept if _scored(model, take(edge, slice(i, i + 1)), signature) is None)
+        which = next(alone, "among others")
+        raise CompileRefused(f"scikit-learn refuses edge row {which}, the compiled form does not")
+    return expected, form.predict(take(edge, kept)), kept
 
 
-def _try(score: Any) -> NDArray[np.float64] | None:
+def _refuses(form: Form, row: Columns) -> bool:
     try:
-        return score()  # type: ignore[no-any-return]
-    except (ValueError, DataError):
+        form.predict(row)
+    except DataError:
+        return True
+    return False
+
+
+def _scored(model: Any, rows: Columns, signature: Signature) -> NDArray[np.float64] | None:
+    """What scikit-learn gives for these rows, None if it refuses them."""
+    try:
+        with np.errstate(all="ignore"):
+            return predict(model, to_frame(rows, signature), signature)
+    except Exception:  # a model's own code may raise anything
         return None
 
 

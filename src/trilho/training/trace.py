@@ -37,9 +37,15 @@ BITWISE = {
     "bitwise_xor": "logical_xor",
     "invert": "logical_not",
 }
-GIVES_FLOAT = {"float", "divide", "sqrt", "cbrt", "exp", "expm1", "log", "log1p", "log2", "log10"}
+GIVES_FLOAT = {
+    *("float", "divide", "sqrt", "cbrt", "exp", "exp2", "expm1", "log", "log1p", "log2", "log10"),
+    *("sin", "cos", "tan", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "arctan2"),
+    *("hypot", "copysign", "rint"),
+}
 # numpy computes these on whole numbers by another arithmetic than on floats: 0 // 0 is 0, not NaN
 OTHER_ON_WHOLE = {"floor_divide", "remainder", "fmod", "power", "reciprocal"}
+# and these overflow, where whole numbers come from a column
+OTHER_ON_LARGE = {"multiply", "square"}
 POWERS = {2: "square", 0.5: "sqrt", -1: "reciprocal", 1: "positive"}  # as ndarray.__pow__ does
 
 
@@ -50,24 +56,37 @@ class Recording:
         self.inputs: list[str] = []
         self.constants: list[float] = []
         self.steps: list[tuple[str, list[Tracer]]] = []
+        self.refused: str | None = None
         self._seen: dict[Any, Tracer] = {}
 
-    def input(self, name: str) -> Tracer:
+    def refuse(self, why: str) -> NoReturn:
+        """Refuse for good: the function may catch the exception."""
+        self.refused = self.refused or why
+        raise CompileRefused(why)
+
+    def input(self, name: str, kind: str = "number") -> Tracer:
+        """A column of float64, of whole numbers (kind "whole"), or of truth values ("truth")."""
+        truth, large = kind == "truth", kind == "whole"
+
         def make() -> Tracer:
             self.inputs.append(name)
-            return Tracer(self, ("input", len(self.inputs) - 1), truth=False, whole=False)
+            place = ("input", len(self.inputs) - 1)
+            return Tracer(self, place, truth=truth, whole=truth or large, large=large)
 
         return self._once(("input", name), make)
 
     def constant(self, value: Any) -> Tracer:
         if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+            if value.dtype.kind in "iuf" and value.dtype not in (np.float64, np.int64):
+                self.refuse(
+                    f"the feature function computes with a number of type {value.dtype}, in which "
+                    "numpy rounds or overflows; use float or int"
+                )
             value = value.item()
         if isinstance(value, np.ndarray):
-            raise CompileRefused(
-                "the feature function mixes columns with an array of its own; use numbers"
-            )
+            self.refuse("the feature function mixes columns with an array of its own; use numbers")
         if not isinstance(value, bool | int | float):
-            raise CompileRefused(f"the feature function uses a {type(value).__name__} as a number")
+            self.refuse(f"the feature function uses a {type(value).__name__} as a number")
         truth = isinstance(value, bool)
         whole = isinstance(value, int)  # truth values too
         number = float(value)
@@ -81,25 +100,32 @@ class Recording:
     def step(self, name: str, *operands: Any) -> Tracer:
         tracers = [o if isinstance(o, Tracer) else self.constant(o) for o in operands]
         if any(t.recording is not self for t in tracers):
-            raise CompileRefused("the feature function keeps arrays between calls")
+            self.refuse("the feature function keeps arrays between calls")
         judged = tracers[1:] if name == "where" else tracers
         truths = [t.truth for t in judged]
         if all(truths):
             if name not in ON_TRUTH | GIVES_TRUTH or name in ("divide", "subtract"):
-                raise CompileRefused(
+                self.refuse(
                     f"the feature function takes {name} of truth values; use .astype(float) before"
                 )
             name = BETWEEN_TRUTHS.get(name, name)
         truth = name in GIVES_TRUTH or (name == "where" and all(truths))
         whole = truth or (name not in GIVES_FLOAT and all(t.whole for t in judged))
         if whole and name in OTHER_ON_WHOLE:
-            raise CompileRefused(
+            self.refuse(
                 f"the feature function takes {name} of whole numbers; use .astype(float) before"
+            )
+        large = whole and any(t.large for t in judged)
+        if large and name in OTHER_ON_LARGE:
+            self.refuse(
+                f"the feature function takes {name} of whole numbers, which may overflow; use "
+                ".astype(float) before"
             )
 
         def make() -> Tracer:
             self.steps.append((name, tracers))
-            return Tracer(self, ("step", len(self.steps) - 1), truth=truth, whole=whole)
+            place = ("step", len(self.steps) - 1)
+            return Tracer(self, place, truth=truth, whole=whole, large=large)
 
         return self._once((name, *[t.place for t in tracers]), make)
 
@@ -124,20 +150,27 @@ class Tracer(NDArrayOperatorsMixin):
     __array_priority__ = 1000
 
     def __init__(
-        self, recording: Recording, place: tuple[str, int], *, truth: bool, whole: bool
+        self,
+        recording: Recording,
+        place: tuple[str, int],
+        *,
+        truth: bool,
+        whole: bool,
+        large: bool = False,
     ) -> None:
         self.recording = recording
         self.place = place
         self.truth = truth
         self.whole = whole  # an integer in numpy, or a truth value
+        self.large = large  # a whole number of any size
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Tracer:
         if method != "__call__":
-            raise CompileRefused(
+            self.recording.refuse(
                 f"the feature function calls np.{ufunc.__name__}.{method}, which mixes rows"
             )
         if kwargs:
-            raise CompileRefused(
+            self.recording.refuse(
                 f"the feature function calls np.{ufunc.__name__} with {', '.join(sorted(kwargs))}"
             )
         name = BITWISE.get(ufunc.__name__, ufunc.__name__)
@@ -146,9 +179,9 @@ class Tracer(NDArrayOperatorsMixin):
         if ufunc.__name__ in BITWISE and not all(
             i.truth if isinstance(i, Tracer) else isinstance(i, bool | np.bool_) for i in inputs
         ):
-            raise CompileRefused(f"the feature function calls np.{ufunc.__name__} on numbers")
+            self.recording.refuse(f"the feature function calls np.{ufunc.__name__} on numbers")
         if name not in FUNCTIONS:
-            raise CompileRefused(
+            self.recording.refuse(
                 f"the feature function calls np.{ufunc.__name__}, which has no rule"
             )
         return self.recording.step(name, *inputs)
@@ -157,13 +190,13 @@ class Tracer(NDArrayOperatorsMixin):
         name = function.__name__
         rule = RULES.get(name)
         if rule is None:
-            raise CompileRefused(f"the feature function calls np.{name}, which has no rule")
+            return self._refuse_call(f"np.{name}, which has no rule")
         try:
             return rule(self.recording, *args, **kwargs)
         except TypeError:
-            raise CompileRefused(
+            self.recording.refuse(
                 f"the feature function calls np.{name} with arguments that have no rule"
-            ) from None
+            )
 
     def __pow__(self, exponent: Any) -> Tracer:
         if not isinstance(exponent, Tracer) and not self.truth and exponent in POWERS:
@@ -175,13 +208,16 @@ class Tracer(NDArrayOperatorsMixin):
             return self.recording.step("float", self)
         if np.dtype(dtype) == np.bool_:
             return self.recording.step("not_equal", self.astype(float), 0.0)
-        raise CompileRefused(f"the feature function calls astype({dtype}); use float or bool")
+        return self._refuse_call(f"astype({dtype}); use float or bool")
 
     def clip(self, low: Any = None, high: Any = None) -> Tracer:
         return _clip(self.recording, self, low, high)
 
+    def _refuse_call(self, what: str) -> NoReturn:
+        self.recording.refuse(f"the feature function calls {what}")
+
     def _refuse(self, what: str) -> NoReturn:
-        raise CompileRefused(f"the feature function {what}; write it with np.where over columns")
+        self.recording.refuse(f"the feature function {what}; write it with np.where over columns")
 
     def __bool__(self) -> bool:
         self._refuse("branches on the values of a column")
@@ -207,7 +243,7 @@ class Tracer(NDArrayOperatorsMixin):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # numpy and copy ask for protocols that we do not have
             raise AttributeError(name)
-        raise CompileRefused(f"the feature function uses .{name} of an array, which has no rule")
+        self.recording.refuse(f"the feature function uses .{name} of an array, which has no rule")
 
 
 def _clip(recording: Recording, a: Any, low: Any = None, high: Any = None) -> Tracer:
@@ -267,7 +303,7 @@ class Columns(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Tracer:
         if name in self._text:
-            raise CompileRefused(f"the feature function takes the text column {name!r}")
+            self._recording.refuse(f"the feature function takes the text column {name!r}")
         if name not in self._names:
             raise KeyError(name)
         return self._recording.input(name)
@@ -285,6 +321,7 @@ class Traced:
     def __init__(self, recording: Recording, features: Mapping[str, Any]) -> None:
         outputs = [f if isinstance(f, Tracer) else recording.constant(f) for f in features.values()]
         index = recording.index
+        self.kinds = ["truth" if o.truth else "whole" if o.whole else "number" for o in outputs]
         self.inputs = recording.inputs
         self.names = list(features)
         self.outputs = [index(o) for o in outputs]
@@ -300,24 +337,23 @@ def trace(function: Callable[..., Any], names: list[str], text: set[str]) -> Tra
     CompileRefused
         It does something that is not elementwise arithmetic over columns.
     """
+    return _record(lambda recording: function(Columns(recording, names, text)), "feature function")
+
+
+def trace_elementwise(function: Callable[[Any], Any], kind: str = "number") -> Traced:
+    """Record what `function` does with every single column, of `kind`, of its argument."""
+    return _record(lambda recording: {"x": function(recording.input("x", kind))}, "function")
+
+
+def _record(function: Callable[[Recording], Any], what: str) -> Traced:
     recording = Recording()
     try:
         with np.errstate(all="ignore"):  # it may compute constants of its own
-            features = function(Columns(recording, names, text))
+            features = function(recording)
     except CompileRefused:
         raise
     except Exception as error:
-        raise CompileRefused(f"the feature function cannot be traced: {error}") from None
+        raise CompileRefused(f"the {what} cannot be traced: {error}") from None
+    if recording.refused is not None:
+        raise CompileRefused(recording.refused)
     return Traced(recording, features)
-
-
-def trace_elementwise(function: Callable[[Any], Any]) -> Traced:
-    """Record what `function` does with every single column of its argument."""
-    recording = Recording()
-    try:
-        result = function(recording.input("x"))
-    except CompileRefused:
-        raise
-    except Exception as error:
-        raise CompileRefused(f"the function cannot be traced: {error}") from None
-    return Traced(recording, {"x": result})
