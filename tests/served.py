@@ -44,6 +44,7 @@ ROWS = [
 ]
 CLASSES: list[str | int | float | bool] = ["no", "yes"]
 THRESHOLD = 0.6
+MODEL_CARD = "# Tiny\n\nKnows **Évora** not.\n"
 
 
 def linear(row: Mapping[str, Any]) -> float:
@@ -141,6 +142,7 @@ def make_bundle(
         expected=[expected(row, task) for row in rows] if golden is None else golden,
     )
     (folder / "golden.json").write_bytes(bundle.canonical(record))
+    (folder / "model_card.md").write_text(MODEL_CARD, encoding="utf-8")
     (folder / "model.joblib").write_bytes(b"not needed by the compiled form")
     return bundle.seal(folder, manifest(task, serving))
 

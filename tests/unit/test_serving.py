@@ -116,6 +116,7 @@ def test_tells_health_and_model(service: Service, folder: Path) -> None:
     assert card["digest"] == bundle.read_manifest(folder)[1] == service.ready["digest"]
     assert (card["name"], card["version"]) == ("tiny", "7")
     assert card["metrics"] == {"roc_auc": 0.75}
+    assert card["card"] == served.MODEL_CARD
     assert [column["name"] for column in card["columns"]] == [column.name for column in COLUMNS]
 
 
@@ -367,6 +368,7 @@ def test_fetches_from_a_registry_only_what_it_needs(folder: Path, tmp_path: Path
     ) as service:
         assert service.ready["digest"] == digest
         assert list(temporary.iterdir()) == []  # nothing is left beside what is in memory
+        assert service.ask("GET", "/model")[1]["card"] == served.MODEL_CARD
         assert service.predict(ROWS)[0] == 200
 
 

@@ -378,6 +378,22 @@ def test_parquet_that_takes_its_reader_down_takes_nothing_else_down(
     reader.close()
 
 
+def test_parquet_is_read_within_a_bound_on_memory(model: Predictor) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    out = io.BytesIO()
+    table = pa.table({"age": [1], "married": [True], "city": ["x" * (70 << 20)]})
+    pq.write_table(table, out, compression="gzip")
+    assert len(out.getvalue()) < 1 << 20
+    for memory, error in ((1 << 30, "too much text"), (200 << 20, "not valid Parquet")):
+        reader = parquet.Reader(model.columns, 100, memory=memory)
+        with pytest.raises(ProblemError, match=error):
+            reader.read(out.getvalue())
+        assert reader.read(as_parquet(FULL)).rows == 4
+        reader.close()
+
+
 def test_parquet_made_to_swell_does_not(service: Service) -> None:
     """Ten thousand times its size if it were believed: 40 kB for 400 MB and more."""
     import pyarrow as pa

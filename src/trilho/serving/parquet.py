@@ -36,6 +36,7 @@ class Wanted(Struct):
     columns: list[str]
     texts: list[str]
     max_rows: int
+    memory: int
 
 
 class Texts(Struct):
@@ -61,11 +62,18 @@ class Reply(Struct):
 class Reader:
     """Reads bodies by way of the other process; threads may share it."""
 
-    def __init__(self, columns: Columns, max_rows: int, *, seconds: float = READ_SECONDS) -> None:
+    def __init__(
+        self,
+        columns: Columns,
+        max_rows: int,
+        *,
+        seconds: float = READ_SECONDS,
+        memory: int = MEMORY,
+    ) -> None:
         names = [name for name in (*columns.names, columns.id) if name is not None]
         texts = [column.name for column in columns.all if column.kind == "string"]
         self._columns = columns
-        self._wanted = msgspec.json.encode(Wanted(names, texts, max_rows)).decode()
+        self._wanted = msgspec.json.encode(Wanted(names, texts, max_rows, memory)).decode()
         self._seconds = seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -152,7 +160,7 @@ def main(wanted: Wanted) -> None:
     import pyarrow as pa
 
     pa.set_memory_pool(pa.system_memory_pool())  # no arenas: the bound is on what is really used
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted.memory, wanted.memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:
         try:
