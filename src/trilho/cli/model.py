@@ -206,8 +206,7 @@ def retrain(
     if (known := pipeline.foregone(work)) is not None:
         _foregone(work, known, json)
         return
-    work.soon = (pipeline.importing("trilho.schema.validation", "trilho.training.run"),)
-    work.later = (pipeline.score_champion, pipeline.importing("trilho.report.charts"))
+    work.later = (pipeline.score_champion,)
     validation = _validate(work)
     if not validation.ok:
         _report(work)

@@ -1,6 +1,6 @@
 """The steps of the rail, each over one run folder. Unchanged inputs are recognised, not redone."""
 
-from trilho.pipeline.job import RUN, Done, Job, importing
+from trilho.pipeline.job import RUN, Done, Job
 from trilho.pipeline.judging import evaluate, gate, score_champion
 from trilho.pipeline.making import foregone, record_run, train, validate
 from trilho.pipeline.publishing import check_lasting, publish, store_candidate
@@ -14,7 +14,6 @@ __all__ = [
     "evaluate",
     "foregone",
     "gate",
-    "importing",
     "publish",
     "record_run",
     "report",

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -75,8 +74,8 @@ class Job:
     config_path: Path = DEFAULT_PATH
     overrides: Overrides = field(default_factory=Overrides)
     force: bool = False
-    # what later steps need: done while the data are read, while the model is fitted
-    soon: tuple[Ahead, ...] = ()
+    # what later steps need, done while the model is fitted. Nothing that imports: two threads that
+    # import what needs each other may leave a library half loaded, for good.
     later: tuple[Ahead, ...] = ()
     # hold-out scores of bundles, by digest: scoring them again is work
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -94,10 +93,9 @@ class Job:
     def dataset(self) -> Dataset:
         from trilho.dataset import read
 
-        with self.ahead(self.soon):
-            return read(self.config.data)
+        return read(self.config.data)
 
-    def ahead(self, tasks: tuple[Ahead, ...], gently: bool = False) -> AbstractContextManager[Any]:
+    def ahead(self, tasks: tuple[Ahead, ...], *, gently: bool) -> AbstractContextManager[Any]:
         """Do something for later steps beside a block; what fails is met again by its step."""
         return beside(lambda: [task(self) for task in tasks], gently=gently)
 
@@ -246,11 +244,6 @@ class Job:
             os.replace(partial, self.bundle)
         finally:
             shutil.rmtree(place, ignore_errors=True)
-
-
-def importing(*modules: str) -> Ahead:
-    """Import modules ahead of their use: it takes seconds."""
-    return lambda _: [import_module(name) for name in modules]
 
 
 def replace(path: Path, data: bytes) -> None:
