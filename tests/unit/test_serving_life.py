@@ -405,34 +405,6 @@ def test_counts_the_cores_of_the_container(
     assert cores.available(tmp_path) == wanted
 
 
-def test_starts_fast(folder: Path) -> None:
-    """From nothing to the first answer, in processor time: the clock tells of a busy machine."""
-
-    def once() -> float:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        deadline = time.monotonic() + 20
-        process = served.start("serve", TRILHO_MODEL_DIR=folder, TRILHO_PORT=port)
-        try:
-            while True:
-                try:
-                    with Wire(port) as wire:
-                        wire.send(post(BODY))
-                        assert wire.reply().status == 200
-                    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2]
-                    used = sum(map(int, fields.split()[11:13]))
-                    return used / os.sysconf("SC_CLK_TCK")
-                except ConnectionRefusedError:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.002)
-        finally:
-            process.kill()
-            process.communicate()
-
-    assert min(once() for _ in range(3)) < 0.5
-
-
 def test_health_check_of_the_container(folder: Path) -> None:
     def check(port: int) -> int:
         command = [sys.executable, "-m", "trilho.serving.health"]
