@@ -27,8 +27,9 @@ from wire import Wire, get, post
 from trilho import bundle
 from trilho.serving import predictor
 from trilho.serving.app import App, Finished
-from trilho.serving.connection import TURN, Connection, Shared
+from trilho.serving.connection import TURN, Connection
 from trilho.serving.settings import Limits
+from trilho.serving.shared import Shared
 from trilho.serving.work import Work
 
 # so that a service finds the slow model, too

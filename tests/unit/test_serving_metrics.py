@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,13 @@ def read(service: Service) -> dict[str, float]:
     status, body, headers = service.fetch("GET", "/metrics")
     assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     return samples(body.decode())
+
+
+def eventually(what: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +214,7 @@ def test_adds_up_over_workers(folder: Path) -> None:
             for _ in range(10):
                 wire.send(post(json.dumps([ROW]).encode()))
                 assert wire.reply().status == 200
+        eventually(lambda: read(service)["trilho_rows_total"] == 60)  # counted after the answer
         assert {read(service)["trilho_rows_total"] for _ in range(10)} == {60}
         found = read(service)
         assert found["trilho_ready_workers"] == 3
@@ -215,12 +223,13 @@ def test_adds_up_over_workers(folder: Path) -> None:
         children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
         victim = int(children.read_text().split()[0])
         os.kill(victim, signal.SIGKILL)
-        deadline = time.monotonic() + 20
-        while len(children.read_text().split()) < 3 or str(victim) in children.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        eventually(
+            lambda: (
+                len(children.read_text().split()) == 3 and str(victim) not in children.read_text()
+            )
+        )
         assert service.predict(ROW)[0] == 200
-        assert read(service)["trilho_rows_total"] == 61
+        eventually(lambda: read(service)["trilho_rows_total"] == 61)
         for wire in wires:
             wire.socket.close()
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from math import inf
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import httptools
 
 from trilho.serving.messages import OVERLOADED, ProblemError, Request, Response
 
 if TYPE_CHECKING:
-    from trilho.serving.settings import Limits
-    from trilho.serving.work import Work
+    from trilho.serving.shared import Shared
 
 MAX_HEAD = 32 * 1024
 MAX_FIELDS = 100
@@ -37,37 +35,6 @@ STATUS = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
     for status in HTTPStatus
 }
-
-
-class App(Protocol):
-    """What a connection asks for answers."""
-
-    draining: bool
-
-    def identify(self, request: Request) -> None:
-        """Give the request its id."""
-
-    def admit(self, request: Request) -> Response | None:
-        """Look at a request's head; return the answer if that settles it."""
-
-    def answer(self, request: Request) -> Response:
-        """Answer a whole request; never raises."""
-
-    def finished(self, request: Request, response: Response, seconds: float) -> None:
-        """Take note of an answer that was written."""
-
-
-@dataclass
-class Shared:
-    """What the connections of a worker have in common."""
-
-    app: App
-    work: Work
-    limits: Limits
-    opening: set[Connection] = field(default_factory=set)  # accepted, not yet under way
-    connections: set[Connection] = field(default_factory=set)
-    buffered: int = 0  # bytes of request bodies in memory
-    date: bytes = b""
 
 
 class Connection(asyncio.Protocol):

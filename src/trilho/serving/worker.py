@@ -13,10 +13,11 @@ from email.utils import formatdate
 
 from trilho.serving import log
 from trilho.serving.app import App
-from trilho.serving.connection import Connection, Shared
+from trilho.serving.connection import Connection
 from trilho.serving.measures import Measures
 from trilho.serving.messages import OVERLOADED
 from trilho.serving.settings import Settings
+from trilho.serving.shared import Shared
 from trilho.serving.work import Work
 
 BACKLOG = 4096  # the kernel takes less if it must
