@@ -306,6 +306,32 @@ def test_refuses_by_the_head_alone(service: Service, head: bytes, status: int) -
         assert wire.closed()
 
 
+def test_what_is_refused_early_was_refused_fast(service: Service) -> None:
+    with Wire(service.port) as wire:
+        wire.send(post(b"", content_length=str(1 << 40)))
+        assert wire.reply().status == 413
+    took = values_of(service)['trilho_request_seconds_sum{route="/invocations"}']
+    assert float(took) < 60  # of all in this module, and not since the machine was started
+
+
+def test_small_bodies_are_bounded_too(folder: Path) -> None:
+    """A hundred of them without their ends: 3 MB, of which eight times the bound may be held."""
+    with running(
+        TRILHO_MODEL_DIR=folder, TRILHO_MAX_BODY_MB="0.1", TRILHO_LOG_REQUESTS="none"
+    ) as service:
+        wires = [Wire(service.port) for _ in range(100)]
+        statuses = []
+        for wire in wires:
+            wire.send(post(b" " * 30_000)[:-1])
+            if select.select([wire.socket], [], [], 0.02)[0]:
+                statuses.append(wire.reply().status)
+        values = values_of(service)
+        assert set(statuses) == {503}
+        assert int(values["trilho_buffered_bytes"]) <= 8 * 0.1 * 1024**2
+        for wire in wires:
+            wire.socket.close()
+
+
 def test_a_body_hidden_in_the_heads_of_chunks_is_too_large(hasty: Service) -> None:
     with Wire(hasty.port) as wire:
         wire.send(post(b"", content_length="", transfer_encoding="chunked"))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD = 32 * 1024
 MAX_FIELDS = 100
-# A body up to so many bytes is never refused for want of memory.
+# Bodies up to so many bytes may take as much memory again as the larger ones.
 SMALL = 32 * 1024
 HEAD_SECONDS = 10.0
 # Longer than a load balancer keeps idle connections (60 s on AWS), so that the balancer is always
@@ -103,6 +103,7 @@ class Connection(asyncio.Protocol):
             incoming = self._incoming
             if incoming is not None and incoming.refusal is not None:
                 self._unheard = True  # the answer does not depend on the rest
+                incoming.whole = time.monotonic()
                 self._begin(incoming)
                 self.respond(incoming, incoming.refusal)
 
@@ -183,7 +184,7 @@ class Connection(asyncio.Protocol):
         size = request.held + len(part)
         if size > shared.limits.body:
             request.refusal = self._too_large()
-        elif size > SMALL and shared.buffered + len(part) > shared.limits.memory:
+        elif shared.buffered + len(part) > shared.limits.memory * (1 if size > SMALL else 2):
             request.refusal = OVERLOADED
         else:
             if not request.held:
