@@ -392,7 +392,9 @@ def test_the_champion_scored_beside_the_fit_compares_as_one_scored_afterwards(
     def compared(ahead: bool) -> Comparison | None:
         job = pipeline.Job(load(Path("pipeline.yaml"), overrides), force=True)
         if ahead:
-            pipeline.score_champion(job)
+            pipeline.all_steps(job)
+            for task in job.later:
+                task(job)
         assert (champion.digest in job.scores) == ahead
         return pipeline.evaluate(job).value
 
@@ -400,6 +402,44 @@ def test_the_champion_scored_beside_the_fit_compares_as_one_scored_afterwards(
     assert found is not None
     assert found.metrics["roc_auc"].difference
     assert compared(ahead=True) == found
+
+
+IMPORTS = """
+import importlib.abc, sys, threading
+from trilho.cli import main
+
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if threading.current_thread() is not threading.main_thread():
+            print("imported by a thread:", name)
+
+sys.meta_path.insert(0, Watch())
+main()
+"""
+
+
+def test_only_the_main_thread_imports(place: Path, tmp_path: Path) -> None:
+    """Two threads that import what needs each other may leave a library half loaded."""
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy)
+    registry = open_registry(str(copy / ".trilho/registry"))
+    if not registry.versions():
+        trilho("publish", "--allow-hold", cwd=copy)
+    registry.move_alias("champion", 1, expected=None, source=Source(actor="tester"))
+    retrain = [
+        sys.executable,
+        "-c",
+        IMPORTS,
+        "retrain",
+        "--force",
+        "--set",
+        "model.params.max_iter=5",
+    ]
+    done = subprocess.run(retrain, cwd=copy, capture_output=True, text=True)
+    assert done.returncode in (0, 4, 5), done.stderr
+    found = [line for line in done.stdout.splitlines() if "imported by a thread" in line]
+    # an alphabet needs nothing else
+    assert [line for line in found if " encodings." not in line] == []
 
 
 def test_a_run_killed_between_bundle_and_record_is_told_and_mended(

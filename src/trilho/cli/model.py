@@ -206,7 +206,7 @@ def retrain(
     if (known := pipeline.foregone(work)) is not None:
         _foregone(work, known, json)
         return
-    work.later = (pipeline.score_champion,)
+    pipeline.all_steps(work)
     validation = _validate(work)
     if not validation.ok:
         _report(work)

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.pandas_compat  # these two else by the first conversion, maybe in a thread
+import pyarrow.vendored.version
 
 _NAT = np.iinfo(np.int64).min
 

@@ -1,7 +1,7 @@
 """The steps of the rail, each over one run folder. Unchanged inputs are recognised, not redone."""
 
 from trilho.pipeline.job import RUN, Done, Job
-from trilho.pipeline.judging import evaluate, gate, score_champion
+from trilho.pipeline.judging import all_steps, evaluate, gate
 from trilho.pipeline.making import foregone, record_run, train, validate
 from trilho.pipeline.publishing import check_lasting, publish, store_candidate
 from trilho.pipeline.reporting import report
@@ -10,6 +10,7 @@ __all__ = [
     "RUN",
     "Done",
     "Job",
+    "all_steps",
     "check_lasting",
     "evaluate",
     "foregone",
@@ -17,7 +18,6 @@ __all__ = [
     "publish",
     "record_run",
     "report",
-    "score_champion",
     "store_candidate",
     "train",
     "validate",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -74,9 +75,11 @@ class Job:
     config_path: Path = DEFAULT_PATH
     overrides: Overrides = field(default_factory=Overrides)
     force: bool = False
-    # what later steps need, done while the model is fitted. Nothing that imports: two threads that
-    # import what needs each other may leave a library half loaded, for good.
+    # what later steps need, done while the model is fitted; and modules that they need, imported
+    # while the dataset is read. Only the main thread imports: two that import what needs each other
+    # may leave a library half loaded, for good.
     later: tuple[Ahead, ...] = ()
+    modules: tuple[str, ...] = ()
     # hold-out scores of bundles, by digest: scoring them again is work
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     _fresh: set[str] = field(default_factory=set)  # documents written by this job
@@ -91,9 +94,20 @@ class Job:
 
     @cached_property
     def dataset(self) -> Dataset:
-        from trilho.dataset import read
+        from trilho.dataset import holdout, read
 
-        return read(self.config.data)
+        settings = self.config.data
+        if not self.modules:
+            return read(settings)
+        with (
+            beside(lambda: read(settings), gently=False) as data,
+            beside(lambda: holdout(data.result(), settings.split), gently=False) as held,
+        ):
+            for name in self.modules:
+                import_module(name)
+        if held.exception() is None:  # else whoever needs it meets the error
+            self.holdout = held.result()
+        return data.result()
 
     def ahead(self, tasks: tuple[Ahead, ...], *, gently: bool) -> AbstractContextManager[Any]:
         """Do something for later steps beside a block; what fails is met again by its step."""

@@ -23,6 +23,24 @@ if TYPE_CHECKING:
     from trilho.training import Scorer
 
 
+MODULES = (
+    "trilho.schema.validation",
+    "trilho.compiled.trees",
+    "trilho.training.run",
+    "trilho.evaluation.single",
+    "trilho.evaluation.paired",
+    "trilho.report.charts",
+    "sklearn.ensemble",  # what most factories make a model of
+)
+
+
+def all_steps(job: Job) -> None:
+    """Let what the last steps need be done beside the first ones, because all will follow."""
+    if job.champion is not None:
+        job.later = (score_champion,)
+    job.modules = MODULES
+
+
 def evaluate(job: Job, tell: Tell = silent) -> Done[Comparison | None]:
     """Score candidate and champion on the same hold-out rows; None without a champion."""
     name = "comparison.json"

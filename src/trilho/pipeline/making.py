@@ -80,7 +80,6 @@ def train(job: Job, tell: Tell = silent) -> Done[RunRecord]:
     held = job.holdout
     path = job.config.data.schema_
     sensitive = schema.sensitive(schema.load(path), path)
-    _load_what_scores(job)
     with job.new_bundle() as partial, job.ahead(job.later, gently=True):
         trained = training.train(
             job.config,
@@ -134,13 +133,6 @@ def fetch(job: Job, tell: Tell = silent) -> None:
             hint="Run `trilho train` first. In a workflow, let the job that trains store its "
             "bundle by `trilho publish --candidate`, and give both jobs the same overrides.",
         )
-
-
-def _load_what_scores(job: Job) -> None:
-    """Import what a thread beside the fit needs, so that it imports nothing itself."""
-    if job.later and job.champion is not None:
-        import trilho.compiled.trees
-        import trilho.training.run  # noqa: F401
 
 
 def _known(job: Job, tell: Tell) -> RunRecord | None:
