@@ -16,7 +16,7 @@ from trilho.evaluation.results import METRICS, PRIMARY, Importance
 
 REPEATS = 3
 IMPORTANCE_ROWS = 2_000
-STRENGTH_ROWS = 50_000
+STRENGTH_ROWS = 20_000
 FEW_VALUES = 30  # a number with no more values than this may also be a code
 FOLDS = 5
 
