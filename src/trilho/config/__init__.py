@@ -19,6 +19,7 @@ from trilho.config.types import (
     SliceBy,
     SliceGate,
     Split,
+    Strategy,
     Threshold,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "SliceBy",
     "SliceGate",
     "Split",
+    "Strategy",
     "Threshold",
     "load",
 ]

@@ -259,6 +259,44 @@ class Gates(Section):
     """Largest size of the model's files."""
 
 
+class Strategy(Section):
+    """How traffic goes from the old tasks to the new ones. All but `rolling` run both side by side
+    and shift the load balancer's traffic; docs/deployment.md says what the service needs for it."""
+
+    method: Literal["rolling", "canary", "linear", "blue-green"]
+    """`rolling`: tasks are replaced a few at a time; `canary`: `percent` of the traffic first, the
+    rest after `step_minutes`; `linear`: `percent` more every `step_minutes`; `blue-green`: all of
+    it at once, when all new tasks are healthy."""
+    percent: Annotated[float, Field(ge=0.1, le=100)] | None = None
+    """`canary` and `linear`: share of the traffic in a step; 5 and 10 when left out."""
+    step_minutes: Annotated[int, Field(ge=0, le=1440)] | None = None
+    """`canary` and `linear`: how long a step is watched; 10 and 6 when left out."""
+    bake_minutes: Annotated[int, Field(ge=0, le=1440)] | None = None
+    """All but `rolling`: how long the old tasks stay after the last traffic left them; 5 when left
+    out. Until then going back takes seconds."""
+    alarms: list[str] = []
+    """CloudWatch alarms, by name, that end the deployment and bring the old tasks back. Left out:
+    those that the service names itself."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Strategy:
+        steps = self.method in ("canary", "linear")
+        for name, taken in (
+            ("percent", steps),
+            ("step_minutes", steps),
+            ("bake_minutes", self.method != "rolling"),
+        ):
+            if getattr(self, name) is not None and not taken:
+                raise ValueError(f"strategy '{self.method}' takes no '{name}'")
+        if self.percent is not None and round(self.percent, 1) != self.percent:
+            raise ValueError(f"'percent' has one decimal at most, not {self.percent:g}")
+        if self.method == "linear" and self.percent is not None and self.percent < 3:
+            raise ValueError(
+                f"strategy 'linear' takes a 'percent' of 3 or more, not {self.percent:g}"
+            )
+        return self
+
+
 class Deploy(Section):
     """The ECS service that runs the model."""
 
@@ -270,8 +308,12 @@ class Deploy(Section):
     """The container that serves, where the task definition has several."""
     url: str | None = None
     """Base URL for the smoke test, such as `https://model.example.com`."""
+    strategy: Strategy | None = None
+    """How traffic moves to the new tasks. Left out: as the service's own settings say, which is
+    `rolling` unless somebody changed them."""
     timeout_minutes: Annotated[float, Field(gt=0)] = 15
-    """How long a deployment may take before it is rolled back."""
+    """How long a deployment may take before it is rolled back; the minutes that its strategy waits
+    on purpose come on top."""
     smoke_timeout_seconds: Annotated[float, Field(gt=0)] = 60
     """How long the new model may take to answer at the URL."""
     smoke_max_milliseconds: Annotated[float, Field(gt=0)] = 1000

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from trilho.config import Strategy
+from trilho.deploy import strategy as strategies
 from trilho.deploy.revision import Model, Revision
 from trilho.errors import UsageError, nearest
 from trilho.storage.aws import explained, session
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 """Takes one line of progress."""
+
+# What ECS answers to a strategy that it does not know, or not for this service.
+REFUSALS = {"InvalidParameterException", "ClientException", "UnsupportedFeatureException"}
 
 
 class Service:
@@ -32,6 +37,8 @@ class Service:
         The container that serves; needed where the task definition has several.
     client
         A boto3 ECS client; one with adaptive retries is made when left out.
+    strategy
+        How deployments move the traffic; as the service's own settings say when left out.
     """
 
     def __init__(
@@ -40,11 +47,14 @@ class Service:
         name: str,
         container: str | None = None,
         client: ECSClient | None = None,
+        strategy: Strategy | None = None,
     ) -> None:
         self.cluster = cluster
         self.name = name
         self.container = container
         self.client = client or connect()
+        self.strategy = strategy
+        self.outdated: str | None = None  # the service deployment before the one we started
 
     def describe(self) -> dict[str, Any]:
         """Return the service as ECS describes it now.
@@ -72,7 +82,7 @@ class Service:
         return dict(service)
 
     def check(self, service: dict[str, Any]) -> None:
-        """Refuse a service that a rolling deployment cannot succeed on.
+        """Refuse a service that a deployment cannot succeed on.
 
         Raises
         ------
@@ -91,6 +101,25 @@ class Service:
                 f"{where} has a desired count of 0: nothing would run, so nothing can be tested.",
                 hint=f"Run `aws ecs update-service --cluster {self.cluster} "
                 f"--service {self.name} --desired-count 1`.",
+            )
+        if self.strategy is not None and self.strategy.method != "rolling":
+            self._check_shifting(self.strategy.method, service)
+
+    def _check_shifting(self, method: str, service: dict[str, Any]) -> None:
+        known: Any = self._members("UpdateService")["deploymentConfiguration"]
+        names: Any = known.members.get("strategy")
+        if names is None or strategies.NAMES[method] not in names.enum:
+            raise UsageError(
+                f"The installed boto3 does not know ECS's deployment strategy '{method}'.",
+                hint="Upgrade it: `pip install --upgrade boto3`.",
+            )
+        if lack := strategies.missing(service):
+            raise UsageError(
+                f"ECS service '{self.cluster}/{self.name}' cannot be deployed to by the strategy "
+                f"'{method}': {lack}.",
+                hint="Run `trilho infra up service --param TrafficShifting=true`, or see "
+                "docs/deployment.md for what a service of your own needs; "
+                "deploy.strategy.method rolling needs nothing.",
             )
 
     def revision(self, arn: str) -> Revision:
@@ -136,7 +165,7 @@ class Service:
             made = self.client.register_task_definition(**revision.revised(model, image))
         return self.revision(made["taskDefinition"]["taskDefinitionArn"])
 
-    def update(self, arn: str, service: dict[str, Any]) -> None:
+    def update(self, arn: str, service: dict[str, Any], *, at_once: bool = False) -> None:
         """Start a deployment of a task definition, with the circuit breaker's rollback on.
 
         Parameters
@@ -144,23 +173,61 @@ class Service:
         arn
             The task definition.
         service
-            The service as described; its deployment settings are kept.
+            The service as described; its deployment settings are kept where the strategy says
+            nothing of them.
+        at_once
+            To go back: without the steps and the waiting of the strategy.
+
+        Raises
+        ------
+        UsageError
+            ECS does not take the strategy.
         """
-        known = self._members("UpdateService")["deploymentConfiguration"]
-        settings = {
+        known: Any = self._members("UpdateService")["deploymentConfiguration"]
+        own = {
             key: value
             for key, value in service.get("deploymentConfiguration", {}).items()
-            if key in getattr(known, "members", {})
+            if key in known.members
         }
-        breaker = settings.get("deploymentCircuitBreaker", {}) | {"enable": True, "rollback": True}
+        settings = strategies.configuration(self.strategy, own, at_once=at_once)
+        with suppress(ClientError):  # an ECS that has no record of deployments, or keeps it from us
+            self.outdated = self.current_deployment(service)
         with self._explained("UpdateService"):
-            self.client.update_service(
-                cluster=self.cluster,
-                service=self.name,
-                taskDefinition=arn,
-                forceNewDeployment=True,  # even where a killed run left this very revision failed
-                deploymentConfiguration=settings | {"deploymentCircuitBreaker": breaker},  # type: ignore[arg-type]
-            )
+            try:
+                answer = self.client.update_service(
+                    cluster=self.cluster,
+                    service=self.name,
+                    taskDefinition=arn,
+                    forceNewDeployment=True,  # even where a killed run left this revision failed
+                    deploymentConfiguration=settings,  # type: ignore[arg-type]
+                )
+            except ClientError as error:
+                if self.strategy is None or error.response["Error"]["Code"] not in REFUSALS:
+                    raise
+                raise self._refused(error.response["Error"].get("Message", "")) from None
+        taken: Any = answer["service"].get("deploymentConfiguration", {})
+        if not at_once and strategies.shifts(settings) and not strategies.shifts(taken):
+            raise self._refused("it took the deployment, but not the strategy")
+
+    def current_deployment(self, service: dict[str, Any]) -> str | None:
+        """Return the service deployment that began last, if ECS has a record of it."""
+        if current := service.get("currentServiceDeployment"):
+            return str(current)
+        found = self.client.list_service_deployments(cluster=self.cluster, service=self.name)
+        last: Any = max(
+            found["serviceDeployments"], key=lambda d: str(d.get("createdAt", "")), default={}
+        )
+        return last.get("serviceDeploymentArn")  # type: ignore[no-any-return]
+
+    def _refused(self, said: str) -> UsageError:
+        method = self.strategy.method if self.strategy else "of its own"
+        return UsageError(
+            f"ECS refuses a deployment by the strategy '{method}' to "
+            f"'{self.cluster}/{self.name}': "
+            f"{said.rstrip('.')}.",
+            hint="Where ECS of this region or account is too old for it, set "
+            "deploy.strategy.method to rolling; docs/deployment.md says what each one needs.",
+        )
 
     def _explained(self, operation: str) -> AbstractContextManager[None]:
         return explained(
