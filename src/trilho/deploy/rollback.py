@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
+
 from trilho.config import Deploy
 from trilho.deploy.ecs import Progress
 from trilho.deploy.rollout import POLL_SECONDS, Deployment, refuse_quarantined, ship
-from trilho.errors import UsageError
+from trilho.deploy.undo import VersionFailedError
+from trilho.errors import DeploymentError, IntegrityError, TrilhoError, UsageError
 from trilho.registry import CHAMPION, Alias, Registry, Source, Version
 from trilho.serving import predictor
+
+# Versions to try before giving up: each takes minutes, and what fails three times is seldom theirs.
+MOST_TARGETS = 3
 
 
 def rollback(
@@ -26,7 +32,10 @@ def rollback(
 ) -> Deployment:
     """Make an earlier version serve again and the champion, and quarantine the present one.
 
-    Called again by the same workflow run after it succeeded, it goes no further back.
+    Where no version is named and the champion before cannot serve, because its bundle is not whole
+    or it fails the smoke test, the one before that is tried, and so on; `passed_over` of the result
+    says so. A version that is named is the only one tried. Called again by the same workflow run
+    after it succeeded, it goes no further back.
 
     Parameters
     ----------
@@ -42,9 +51,9 @@ def rollback(
     UsageError
         There is no champion, no earlier one, or the version named cannot be gone back to.
     IntegrityError
-        The bundle to go back to is not whole; nothing was changed.
+        The bundle of the version named is not whole; nothing was changed.
     DeploymentError
-        It failed; the present version serves on.
+        It failed; the message says what serves, which is the present version as a rule.
     """
     champion = registry.alias(CHAMPION)
     if champion is None:
@@ -54,10 +63,51 @@ def rollback(
         )
     by = source or Source.current()
     if to in (None, champion.version) and _rolled_back(registry, champion, by):
-        target = registry.version(champion.version)
-        progress(f"this run went back to version {target.number} before")
+        to = champion.version
+        targets = [registry.version(to)]
+        progress(f"this run went back to version {to} before")
     else:
-        target = _target(registry, champion, to)
+        targets = _targets(registry, champion, to)
+    passed: list[str] = []
+    for target in targets:
+        try:
+            done = _go_to(
+                target,
+                registry,
+                champion,
+                settings,
+                registry_url=registry_url,
+                reason=reason,
+                by=by,
+                progress=progress,
+                poll=poll,
+            )
+        except TrilhoError as error:
+            if to is not None or not _is_about(target, error):
+                raise
+            passed.append(f"Version {target.number} cannot be gone back to: {error.message}")
+            progress(passed[-1])
+        else:
+            return msgspec.structs.replace(done, passed_over=passed)
+    raise DeploymentError(
+        f"{' '.join(passed)} Version {champion.version} is the {CHAMPION} still.",
+        hint="Name another version with --to; `trilho models` lists them.",
+    )
+
+
+def _go_to(
+    target: Version,
+    registry: Registry,
+    champion: Alias,
+    settings: Deploy,
+    *,
+    registry_url: str,
+    reason: str,
+    by: Source,
+    progress: Progress,
+    poll: float,
+) -> Deployment:
+    if target.digest != champion.digest:
         progress(f"rolling back from version {champion.version} to version {target.number}")
     check_whole(registry, target)
 
@@ -75,21 +125,37 @@ def rollback(
         registry_url=registry_url,
         source=by,
         promote=promote,
-        reuse=True,
+        proven=any(target.digest == version.digest for version in earlier(registry, champion)),
         progress=progress,
         poll=poll,
     )
 
 
-def _target(registry: Registry, champion: Alias, to: int | None) -> Version:
-    target = earlier(registry, champion) if to is None else registry.version(to)
+def _targets(registry: Registry, champion: Alias, to: int | None) -> list[Version]:
+    """The versions to try, in this order."""
+    if to is None:
+        found = earlier(registry, champion)
+        if not found:
+            raise UsageError(
+                f"No version but {champion.version} was ever a champion and is fit to go back to.",
+                hint="Name one with --to; `trilho models` lists them.",
+            )
+        return found[:MOST_TARGETS]
+    target = registry.version(to)
     if target.digest == champion.digest:
         raise UsageError(
             f"Version {target.number} is the champion already.",
             hint="Name another version with --to; `trilho models` lists them.",
         )
     refuse_quarantined(registry, target)
-    return target
+    return [target]
+
+
+def _is_about(target: Version, error: TrilhoError) -> bool:
+    """Whether a failure is about this version, so that another one may do better."""
+    if isinstance(error, UsageError):
+        return target.digest in error.message  # its manifest is gone
+    return isinstance(error, IntegrityError | VersionFailedError)
 
 
 def _rolled_back(registry: Registry, champion: Alias, by: Source) -> bool:
@@ -100,22 +166,21 @@ def _rolled_back(registry: Registry, champion: Alias, by: Source) -> bool:
     return bad is not None and bad.source.run_url == by.run_url
 
 
-def earlier(registry: Registry, champion: Alias) -> Version:
-    """Return the latest champion before the present one that is not quarantined."""
-    events = sorted(registry.history(), key=lambda event: event.at, reverse=True)
-    for event in events:
+def earlier(registry: Registry, champion: Alias) -> list[Version]:
+    """Return the champions before the present one that are not quarantined, the latest first."""
+    found: dict[str, Version] = {}
+    for event in sorted(registry.history(), key=lambda event: event.at, reverse=True):
+        if event.kind not in ("promoted", "rolled-back"):
+            continue
         for number in (event.to_version, event.from_version):
-            if number is None or number == champion.version:
-                continue
-            if event.kind not in ("promoted", "rolled-back"):
-                continue
-            version = registry.version(number)
-            if version.digest != champion.digest and not registry.quarantined(version.digest):
-                return version
-    raise UsageError(
-        f"No version but {champion.version} was ever a champion and is fit to go back to.",
-        hint="Name one with --to; `trilho models` lists them.",
-    )
+            if number is not None and number != champion.version:
+                version = registry.version(number)
+                found.setdefault(version.digest, version)
+    return [
+        version
+        for version in found.values()
+        if version.digest != champion.digest and not registry.quarantined(version.digest)
+    ]
 
 
 def check_whole(registry: Registry, version: Version) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -18,8 +20,9 @@ from trilho.config import Deploy
 from trilho.deploy.ecs import Progress, Service
 from trilho.deploy.revision import Model, Revision
 from trilho.deploy.smoke import SmokeError, SmokeResult, checked, smoke
-from trilho.deploy.watch import SupersededError, ending, given_up, watch
-from trilho.errors import ConflictError, DeploymentError, IntegrityError, TrilhoError
+from trilho.deploy.undo import blames_version, failure, quarantine, restore
+from trilho.deploy.watch import ending, given_up, watch
+from trilho.errors import ConflictError, IntegrityError, TrilhoError
 from trilho.registry import CHAMPION, MERGED, Alias, QuarantinedError, Registry, Source, Version
 
 POLL_SECONDS = 3.0
@@ -45,6 +48,7 @@ class Deployment(Struct, frozen=True, kw_only=True):
     smoke: SmokeResult
     seconds: float
     events: list[str]  # the lines of progress, in order
+    passed_over: list[str] = []  # a rollback's nearer targets, and why they do not serve
 
 
 def deploy(
@@ -92,7 +96,9 @@ def deploy(
         Before anything changed: the bundle is not whole.
     DeploymentError
         It failed; the message begins with the reason and ends with what serves now. The alias was
-        not touched. A version that failed is quarantined.
+        not touched. A version that failed by its own fault is quarantined.
+    UnavailableError
+        AWS is to blame; the message ends with what serves now, and a rerun takes over from there.
     """
     chosen = registry.version(version)
     champion = registry.alias(CHAMPION)
@@ -143,15 +149,15 @@ def ship(
     promote: Callable[[], None],
     settle: Callable[[], None] = lambda: None,
     image: str | None = None,
-    reuse: bool = False,
+    proven: bool = False,
     progress: Progress,
     poll: float,
 ) -> Deployment:
     """Bring a version into service and call `promote` last; on failure restore what ran before.
 
     `settle` is called when it is clear what became of the version: it is the champion, or it is
-    about to be quarantined. `reuse` takes the revision that served the version before, if ECS still
-    has it.
+    about to be quarantined. A version that is `proven` was champion before: the revision that
+    served it then is taken if ECS still has it, and should it fail now, it is not quarantined.
     """
     started = time.monotonic()
     lines: list[str] = []
@@ -163,7 +169,9 @@ def ship(
     refuse_quarantined(registry, version)
     golden = read_golden(registry, version.digest)
     url = checked(settings.url)
-    ecs = Service(settings.cluster, settings.service, settings.container)
+    ecs = Service(
+        settings.cluster, settings.service, settings.container, strategy=settings.strategy
+    )
     service = ecs.describe()
     ecs.check(service)
     model = Model(uri=registry_url, digest=version.digest, version=version.number)
@@ -175,14 +183,18 @@ def ship(
         wanted, changed = running, False
     else:
         before = running
-        wanted = (reuse and ecs.find(running.family, version.digest)) or ecs.register(
-            running, model, image
-        )
+        try:
+            check_stored(registry, version)
+            wanted = (proven and ecs.find(running.family, version.digest)) or ecs.register(
+                running, model, image
+            )
+        except TrilhoError as error:
+            raise failure(error, f" Nothing was changed: {running.name} serves on.") from None
         changed = True
     try:
         if changed:
             tell(f"{wanted.name} takes over from {running.name}: version {version.number}")
-            ecs.update(wanted.arn, service)
+            ecs.update(wanted.arn, service, at_once=proven)
         watch(
             ecs,
             wanted.arn,
@@ -203,18 +215,28 @@ def ship(
         )
         tell(f"{result.rows} golden rows agree, {result.median_milliseconds:.1f} ms each")
         promoted = champion is None or champion.digest != version.digest
-        if promoted:
-            promote()
-            tell(f"{CHAMPION} is version {version.number}")
+        trouble = _promote(registry, version, champion, source, promote)
     except TrilhoError as error:
         # by the time that the old revision is back, ECS may have forgotten how the new one ended
         ended = ending(ecs, wanted.arn) if isinstance(error, SmokeError) else ""
         crashed = bool(ended)
-        ended += _restore(ecs, wanted, before, settings, tell, poll)
-        if crashed or _blames_version(error):
-            ended += _quarantine(registry, version, error, champion, source, settle)
-        raise _failure(error, ended) from None
-    settle()  # after the block above: it would take a version out of service that is the champion
+        if isinstance(error, ConflictError):  # service and alias are to name the same version
+            before = _serving_champion(registry, ecs, running.family) or before
+        after = restore(ecs, wanted, before, settings, tell, poll)
+        ended += after.said
+        blamed = not after.taken_over and (crashed or blames_version(error))
+        if blamed and not proven:
+            ended += quarantine(registry, version, error, champion, source, settle)
+        raise failure(error, ended, known=after.known, blamed=blamed) from None
+    if promoted:
+        tell(f"{CHAMPION} is version {version.number}")
+    try:
+        if trouble is not None:
+            raise trouble
+        settle()  # not above: a failure would take a version out of service that is the champion
+    except TrilhoError as error:
+        done = f" Version {version.number} serves and is the {CHAMPION} all the same"
+        raise failure(error, f"{done}: run this again, to note that.") from None
     return Deployment(
         cluster=settings.cluster,
         service=settings.service,
@@ -249,6 +271,21 @@ def read_golden(registry: Registry, digest: str) -> Golden:
     return golden
 
 
+def check_stored(registry: Registry, version: Version) -> None:
+    """Fetch and verify all of a version's bundle.
+
+    A task would find it damaged as well, but then the version would have failed, for good, although
+    its bundle may be put right.
+
+    Raises
+    ------
+    IntegrityError
+        Naming the file that is missing or changed.
+    """
+    with TemporaryDirectory(prefix="trilho-deploy-") as temporary:
+        registry.fetch_bundle(version.digest, Path(temporary) / "bundle")
+
+
 def _before(
     ecs: Service, service: dict[str, Any], running: Revision, champion: Alias | None
 ) -> Revision | None:
@@ -267,70 +304,39 @@ def _before(
     return ecs.find(running.family, champion.digest)
 
 
-def _restore(
-    ecs: Service,
-    wanted: Revision,
-    before: Revision | None,
-    settings: Deploy,
-    tell: Progress,
-    poll: float,
-) -> str:
-    """Bring the revision before back and say what serves now."""
-    if before is None:
-        return f" There is no earlier revision to go back to: {wanted.name} is left in the service."
-    try:
-        service = ecs.describe()
-        now = service["taskDefinition"]
-        if now not in (wanted.arn, before.arn):
-            return f" The service is left at {now.rsplit('/', 1)[-1]}, which is not ours."
-        tell(f"going back to {before.name}")
-        if now != before.arn:
-            ecs.update(before.arn, service)
-        watch(
-            ecs,
-            before.arn,
-            service,
-            timeout=settings.timeout_minutes * 60,
-            poll=poll,
-            progress=tell,
-        )
-    except TrilhoError as error:
-        return f" GOING BACK TO {before.name} FAILED AS WELL: {error.message}"
-    return f" {before.name} serves again."
-
-
-def _blames_version(error: TrilhoError) -> bool:
-    """Whether a failure says something about the version, not about who or what is around it."""
-    if isinstance(error, SmokeError):
-        return error.answered
-    return isinstance(error, DeploymentError) and not isinstance(error, SupersededError)
-
-
-def _quarantine(
+def _promote(
     registry: Registry,
     version: Version,
-    error: TrilhoError,
     champion: Alias | None,
     source: Source,
-    settle: Callable[[], None],
-) -> str:
+    promote: Callable[[], None],
+) -> TrilhoError | None:
+    """Make a version that serves the champion; return what went wrong after the alias had moved."""
     if champion is not None and champion.digest == version.digest:
-        return ""  # it served well before: the fault is not in the bundle
+        # it is; but the run that made it so may have been killed before it told the history
+        registry.move_alias(CHAMPION, champion.version, expected=champion, source=source)
+        return None
     try:
-        settle()  # first, because no alias moves to what is in quarantine
-        registry.quarantine(version.digest, error.message, source)
-    except TrilhoError as trouble:
-        return f" Version {version.number} could not be quarantined: {trouble.message}"
-    return f" Version {version.number} is quarantined."
+        promote()
+    except TrilhoError as error:
+        try:
+            now = registry.alias(CHAMPION)
+        except TrilhoError:
+            raise error from None
+        if now is None or now.digest != version.digest:
+            raise
+        # a conflict: somebody else made it the champion, which is as well
+        return None if isinstance(error, ConflictError) else error
+    return None
 
 
-def _failure(error: TrilhoError, ended: str) -> TrilhoError:
-    """The error with its outcome, by its own exit code where AWS is to blame."""
-    message = error.message.rstrip() + ended
-    if isinstance(error, ConflictError):
-        message = f"The {CHAMPION} alias was moved by somebody else: {message}"
-    kind = DeploymentError if isinstance(error, ConflictError | SmokeError) else type(error)
-    return kind(message, hint=error.hint)
+def _serving_champion(registry: Registry, ecs: Service, family: str) -> Revision | None:
+    """The revision that serves what is the champion by now, if ECS has one."""
+    try:
+        champion = registry.alias(CHAMPION)
+        return ecs.find(family, champion.digest) if champion else None
+    except TrilhoError:
+        return None
 
 
 def _record(registry: Registry, revision: Revision) -> Running:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import statistics
+import threading
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -159,7 +160,7 @@ def _wait(pool: urllib3.PoolManager, base: str, digest: str, timeout: float, pol
     def ask() -> None:
         nonlocal answered
         try:
-            answer = pool.request("GET", f"{base}/model")
+            answer = _ask(pool, "GET", f"{base}/model")
         except urllib3.exceptions.HTTPError as error:
             raise _NotYetError(_reason(error)) from None
         answered = True
@@ -189,7 +190,8 @@ def _predict(
 ) -> list[Any]:
     """Ask for the predictions of some rows; every failure is final."""
     try:
-        answer = pool.request(
+        answer = _ask(
+            pool,
             "POST",
             f"{base}/invocations",
             body=json.dumps(rows),
@@ -209,6 +211,33 @@ def _predict(
             f"POST {base}/invocations does not answer with {len(rows)} predictions{_quote(answer)}."
         )
     return predictions
+
+
+def _ask(pool: urllib3.PoolManager, method: str, url: str, **more: Any) -> urllib3.BaseHTTPResponse:
+    """Make a request that ends in time, however slowly its answer trickles in.
+
+    A socket's timeout is about each piece of an answer, and a lookup of a name has none: so the
+    request runs beside, and is left to itself when it takes too long.
+    """
+    answers: list[urllib3.BaseHTTPResponse] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            answers.append(pool.request(method, url, **more))
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(REQUEST_SECONDS)
+    if answers:
+        return answers[0]
+    if errors:
+        raise errors[0]
+    raise urllib3.exceptions.HTTPError(
+        f"the answer is not complete after {REQUEST_SECONDS:g} seconds"
+    )
 
 
 def _compare(answers: list[Any], expected: list[Any], tolerance: float, base: str) -> float:
