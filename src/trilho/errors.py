@@ -86,6 +86,12 @@ class ConflictError(TrilhoError):
     exit_code = 7
 
 
+class UnsoundError(TrilhoError):
+    """The doctor found something that must be mended."""
+
+    exit_code = 8
+
+
 def nearest(word: str, known: list[str]) -> str:
     """Return `"; did you mean 'x'?"` for the known word closest to `word`, or an empty string."""
     from difflib import get_close_matches

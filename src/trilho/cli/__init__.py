@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 from trilho import __version__
-from trilho.cli import infra, model, registry, score, service
+from trilho.cli import doctor, infra, model, registry, score, service
 
 app = typer.Typer(
     help="The rail that carries a scikit-learn model from a pull request to production.",
     epilog="Exit codes: 0 done, 1 our bug, 2 wrong usage or configuration, 3 data rejected, "
     "4 gate said REJECT, 5 gate said HOLD, 6 deployment failed and was rolled back, "
-    "7 AWS or network unavailable.",
+    "7 AWS or network unavailable, 8 the doctor found something to mend.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -48,6 +48,7 @@ registry.add(app)
 service.add(app)
 score.add(app)
 infra.add(app)
+doctor.add(app)
 
 
 def main() -> None:

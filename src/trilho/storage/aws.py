@@ -153,6 +153,13 @@ def explain(error: Exception, action: str, *, needs: str | None = None) -> Trilh
     return None
 
 
+def denies(error: BaseException | None) -> bool:
+    """Whether AWS answered that the caller may not do this."""
+    from botocore.exceptions import ClientError
+
+    return isinstance(error, ClientError) and error.response["Error"].get("Code") in _DENIED
+
+
 def _sign_in() -> str:
     """How to come by credentials, here."""
     if not _in_actions():
