@@ -8,7 +8,7 @@ from importlib import import_module
 
 from benchmarks.measure import ROOT, machine
 
-ALL = ("job", "bootstrap", "validation", "startup")
+ALL = ("job", "bootstrap", "validation", "startup", "serving")
 
 names = sys.argv[1:] or ALL
 sections = []
