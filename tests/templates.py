@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,13 @@ MINISTACK_REFUSES = {
 
 def load(kind: str) -> dict[str, Any]:
     """Return a template as CloudFormation reads it, `Fn::Sub` and all."""
-    found: Any = cfn_yaml.load(str(INFRA / f"{kind}.yaml"))
-    return json.loads(json.dumps(found))
+    found: dict[str, Any] = json.loads(_read(kind))
+    return found
+
+
+@functools.cache  # it takes a third of a second
+def _read(kind: str) -> str:
+    return json.dumps(cfn_yaml.load(str(INFRA / f"{kind}.yaml")))
 
 
 def without(template: dict[str, Any], types: set[str]) -> dict[str, Any]:
