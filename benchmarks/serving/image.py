@@ -1,3 +1,5 @@
 from benchmarks.serving.models import Place
+
+
 def describe(place: Place) -> str:
     return ""

@@ -28,8 +28,12 @@ def draw(found: dict[tuple[str, str], Load], file: Path = FILE) -> None:
         for i, kind in enumerate(KINDS):
             places = [row + (i - 0.5) * 0.38 for row in range(len(names))]
             values = [value(found[name, kind]) for name in names]
-            bars = panel.barh(places, values, 0.36, label=kind.upper(), color=("#1f6feb", "#8b949e")[i])
-            panel.bar_label(bars, [f"{v:,.3g}" if v < 100 else f"{v:,.0f}" for v in values], padding=3)
+            bars = panel.barh(
+                places, values, 0.36, label=kind.upper(), color=("#1f6feb", "#8b949e")[i]
+            )
+            panel.bar_label(
+                bars, [f"{v:,.3g}" if v < 100 else f"{v:,.0f}" for v in values], padding=3
+            )
         panel.set_xscale("log")
         panel.margins(x=0.25)
         panel.set_title(title, fontsize=10)

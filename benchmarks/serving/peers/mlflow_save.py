@@ -1,6 +1,6 @@
 """Write a model for `mlflow models serve`, with the signature that MLflow advises.
 
-    python mlflow_save.py MODEL.joblib ROWS.csv TO
+python mlflow_save.py MODEL.joblib ROWS.csv TO
 """
 
 import sys

@@ -7,7 +7,9 @@ too as days since 1970-01-01 (UTC where they name no zone); texts are objects: `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,11 +73,11 @@ class Columns:
         self.id = signature.id if signature.id not in self.names else None
 
     def from_rows(self, values: list[tuple[Any, ...]]) -> Batch:
-        """Take rows whose types are checked; the id, if there is one, stands last."""
+        """Take rows whose types are checked; the id, if the caller sent one, stands last."""
         n = self.numbers
         width = len(self.names)
         numeric = values if n == len(values[0]) else [v[:n] for v in values]
-        matrix = np.array(numeric, dtype=np.float64).T
+        matrix = _matrix(numeric).T
         if len(values) > 1:
             matrix = np.ascontiguousarray(matrix)
         if len(values) > 1 or not _whole(values[0][: self.integers]):
@@ -85,7 +87,7 @@ class Columns:
             columns[self.names[i]] = _days([v[i] for v in values], self.names[i])
         for i in range(n + self.dates, width):
             columns[self.names[i]] = _objects([v[i] for v in values])
-        ids = [v[width] for v in values] if self.id is not None else None
+        ids = [v[width] for v in values] if len(values[0]) > width else None
         return Batch(columns, len(values), matrix, ids)
 
     def from_lists(self, given: Mapping[str, Sequence[Any]], rows: int) -> Batch:
@@ -132,6 +134,15 @@ class Columns:
 
 
 ID_TYPES = (str, int, float)
+
+
+def _matrix(rows: list[tuple[Any, ...]]) -> Array:
+    """Return rows of numbers as an array; None is NaN."""
+    if len(rows) > 1:
+        with suppress(TypeError):  # there is a None
+            flat = np.fromiter(chain.from_iterable(rows), np.float64)
+            return flat.reshape(len(rows), -1)
+    return np.array(rows, dtype=np.float64)
 
 
 def _whole(values: tuple[Any, ...]) -> bool:
