@@ -94,6 +94,8 @@ class GitHub:
         self.comments: list[Comment] = []
         self.issues: dict[int, Issue] = {}
         self.heads: dict[str, str] = {}
+        # path below the repository to what is answered there, for what has no state of its own
+        self.documents: dict[str, Any] = {}
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.tokens: dict[str, Who] = {}
@@ -205,6 +207,8 @@ class GitHub:
             if "viewer" not in (body or {}).get("query", ""):
                 return 200, {"errors": [{"message": "only viewer is known here"}]}, {}
             return 200, {"data": {"viewer": {"login": who.login}}}, {}
+        if method == "GET" and path == f"/repos/{self.repository}":
+            return 200, {"full_name": self.repository, "default_branch": "main"}, {}
         prefix = f"/repos/{self.repository}/"
         if not path.startswith(prefix):
             raise RefusedError(404, "Not Found")
@@ -265,6 +269,8 @@ class GitHub:
             if sha is None:
                 raise RefusedError(422, f"No commit found for SHA: {ref}")
             return 200, {"sha": sha, "html_url": f"{self._home()}/commit/{sha}"}, {}
+        if method == "GET" and path in self.documents:
+            return 200, self.documents[path], {}
         raise RefusedError(404, "Not Found")
 
     def _pulls(self, query: dict[str, str]) -> list[Any]:
