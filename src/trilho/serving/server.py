@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 import socket
@@ -26,6 +27,8 @@ from trilho.serving.worker import FINISH_SECONDS, Worker
 
 # For the prediction log's last files, within the supervisor's margin.
 CLOSE_SECONDS = 2.5
+# mallopt's M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX
+MALLOC = {-1: 4 << 20, -3: 1 << 20, -8: 1}
 
 
 def run_from_environment() -> int:
@@ -55,12 +58,27 @@ def serve(options: Settings, started: float | None = None) -> int:
         something else here.
     """
     started = time.monotonic() if started is None else started
+    _give_memory_back()
     log.event("start", model=options.uri or str(options.folder), digest=options.digest)
     with _bound(options) as listener:
         service = Service(options, _load(options), listener, started)
         code = service.run()
     log.event("stopped", seconds=round(time.monotonic() - started, 3))
     return code
+
+
+def _give_memory_back() -> None:
+    """Let the C library return what a burst of large requests has taken, and what the log packs.
+
+    Otherwise glibc raises its bounds with each large block that is freed and makes a heap for each
+    thread: one burst then doubled what a worker holds for good.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    for parameter, value in MALLOC.items():
+        mallopt(parameter, value)
 
 
 def _load(options: Settings) -> Predictor:
