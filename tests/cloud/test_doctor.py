@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,6 +36,7 @@ from trilho.storage import aws
 USER = "trilho-deploy"
 STACK = "trilho-service"
 URL = "https://model.example.com"
+PAGE = Path(__file__).parents[2] / "docs/doctor.md"
 COUNT = itertools.count(1)
 BY_ID = {check.id: check for check in CHECKS}
 CLIENT = aws.client  # as it is without a test's own
@@ -606,6 +608,23 @@ def test_only_deep_sees_a_file_whose_content_was_changed(world: World) -> None:
     assert found.found.startswith("v1: Bundle file golden.json was changed")
     assert found.mend is not None
     assert world.blob() in found.mend
+
+
+@pytest.mark.parametrize("harm", [delete(World.blob), put(World.blob, b"{}")])
+def test_a_file_is_put_back_as_the_page_says(world: World, harm: Callable[[World], Any]) -> None:
+    harm(world)
+    mend = only(world.context(), "registry/integrity").mend or ""
+    versions = aws_command.run(mend, world.client)["Versions"]
+    values = {
+        "$bucket": world.bucket,
+        "$key": versions[0]["Key"],
+        "$version": min(versions, key=lambda v: v["LastModified"])["VersionId"],
+    }
+    (line,) = re.findall(r"^aws s3api copy-object .*$", PAGE.read_text(), re.MULTILINE)
+    for name, value in values.items():
+        line = line.replace(name, value)
+    aws_command.run(line, world.client)
+    assert only(world.context(deep=True), "registry/integrity").status == "pass"
 
 
 def test_every_check_of_aws_is_broken_by_a_case_or_a_test_of_its_own() -> None:

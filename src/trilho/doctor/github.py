@@ -20,7 +20,7 @@ KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 ROLE = "AWS_ROLE_ARN"
 RIGHTS = (
     "# a fine-grained token of this repository with Administration, Environments, Secrets and "
-    "Variables: read-only,\n# as GH_TOKEN, or as the secret TRILHO_DOCTOR_TOKEN of the workflow; "
+    "Variables: read-only,\n# as GH_TOKEN, or as the environment's secret TRILHO_DOCTOR_TOKEN; "
     "or look yourself: "
 )
 
