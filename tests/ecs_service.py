@@ -62,8 +62,8 @@ class Answers:
 
 @contextmanager
 def answering(registry: Any) -> Iterator[Answers]:
-    """Run the server on a free port."""
-    answers = Answers(registry)
+    """Run the server of a registry, or the answers given, on a free port."""
+    answers = registry if isinstance(registry, Answers) else Answers(registry)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1016,6 +1016,32 @@ def test_verbs_tell_the_workflow_what_serves_and_why_not(
     assert registry.alias(MERGED) is None
 
 
+def test_a_rollback_past_a_broken_version_raises_the_alarm(
+    step: Step, three: list[str], registry: Registry, answers: Answers, github: GitHub
+) -> None:
+    answers.offset, answers.bad = 0.1, registry.version(2).digest
+    in_actions = github.environment() | {"GITHUB_ACTIONS": "true", "TRILHO_ISSUE": "true"}
+    # a folder is no registry for a runner, but for this test it is
+    in_actions["TRILHO_REGISTRY"] = registry.store.url
+
+    done = step("rollback", TRILHO_REASON="complaints", **in_actions)
+
+    assert done.exit_code == 0, done.output  # what was asked for is done: an earlier version serves
+    assert names(registry, CHAMPION) == 1
+    assert outputs(step.outputs)["model-version"] == "1"
+    assert re.search(
+        r"^::error::Version 2 cannot be gone back to: .*wrong numbers", done.stderr, re.M
+    )
+    alarm, _, rest = step.summary.read_text().partition("\n\n")
+    assert "[!CAUTION]" in alarm
+    assert "**ALARM** — Version 2 cannot be gone back to" in alarm
+    assert "Version v1 serves" in rest
+    (issue,) = github.opened()
+    assert issue.title.endswith("rolled back from v3 to v1, past what is broken")
+    assert issue.body.partition("-->")[2].strip().startswith(alarm)
+    assert "Mend what was passed over" in issue.body
+
+
 @pytest.fixture
 def github() -> Any:
     with github_api() as api:

@@ -77,6 +77,11 @@ def notice(message: str) -> None:
     _annotated("notice", message, "")
 
 
+def alarm(message: str) -> None:
+    """Print what somebody must look at although the verb did its work; red, too, on GitHub."""
+    _annotated("error", message, "[red bold]ALARM:[/] ")
+
+
 def _annotated(level: Level, message: str, before: str) -> None:
     from trilho import github
 

@@ -109,13 +109,14 @@ def issue(
     after: tuple[str, str] | None,
     source: Source,
     failure: str | None = None,
+    passed_over: list[str] | None = None,
     again: bool = True,
 ) -> str:
     """Open an issue about a rollback; return its address, or nothing.
 
     Parameters
     ----------
-    name, service, before, after, failure
+    name, service, before, after, failure, passed_over
         As for `rollback_issue`.
     source
         Who did it and why.
@@ -136,6 +137,7 @@ def issue(
         actor=source.actor,
         run_url=source.run_url,
         failure=failure,
+        passed_over=passed_over,
     )
     key = comments.label(f"rollback {service} {before[1]}")
     with step("issue") as now:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trilho.cli.console import emit, notice, say, step, warn
+from trilho.cli.console import alarm, emit, notice, say, step, warn
 from trilho.cli.model import job
 from trilho.cli.options import CONFIG, RUN, Config, Json, RunFolder, switch
-from trilho.errors import DeploymentError, TrilhoError, UsageError
+from trilho.errors import DeploymentError, TrilhoError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from trilho import config as settings
@@ -189,12 +189,14 @@ def rollback(
                 source=source,
                 progress=_lines(now.tell),
             )
-            now.close(f"version {done.after.version} serves again at {done.smoke.url}")
+            mark = "warn" if done.passed_over else "done"
+            now.close(f"version {done.after.version} serves again at {done.smoke.url}", mark)
     except TrilhoError as error:
         # a command that was wrong changed nothing, and is no matter for an issue
         if issue and error.exit_code != UsageError.exit_code:
             _open_issue(work, source, done=None, target=target, failure=error.message)
         raise
+    _tell_of_passed_over(done)
     if issue:
         _open_issue(work, source, done=done, target=target)
     _finish(done, json)
@@ -280,7 +282,7 @@ def _failure_on_top(work: Job, wanted: Version | None) -> Iterator[None]:
     champion = work.champion
     try:
         yield
-    except DeploymentError as error:
+    except (DeploymentError, UnavailableError) as error:
         restored = "serves again" in error.message
         github.add_summary(
             deployment(
@@ -324,9 +326,21 @@ def _open_issue(
         after=after,
         source=source,
         failure=failure or None,
+        passed_over=done.passed_over if done else None,
         again=not repeated,
     )
     github.set_output("issue-url", url)
+
+
+def _tell_of_passed_over(done: Deployment) -> None:
+    """Raise the alarm when a rollback had to go further back than to the champion before."""
+    from trilho import github
+    from trilho.report.rollback import alarm as on_top
+
+    if done.passed_over:
+        for reason in done.passed_over:
+            alarm(reason)
+        github.add_summary(f"{on_top(done.passed_over)}\n\n")
 
 
 def _finish(done: Deployment, json: bool) -> None:

@@ -6,6 +6,7 @@ what the alias names are read anew each time, nothing else is remembered.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -234,14 +235,15 @@ def ship(
         if trouble is not None:
             raise trouble
         settle()  # not above: a failure would take a version out of service that is the champion
+        records = [_record(registry, revision) for revision in (before or running, wanted)]
     except TrilhoError as error:
         done = f" Version {version.number} serves and is the {CHAMPION} all the same"
-        raise failure(error, f"{done}: run this again, to note that.") from None
+        raise failure(error, f"{done}: run this again, to finish its records.") from None
     return Deployment(
         cluster=settings.cluster,
         service=settings.service,
-        before=_record(registry, before or running),
-        after=_record(registry, wanted),
+        before=records[0],
+        after=records[1],
         changed=changed,
         promoted=promoted,
         smoke=result,
@@ -253,6 +255,9 @@ def ship(
 def refuse_quarantined(registry: Registry, version: Version) -> None:
     """Raise QuarantinedError for a version that failed before."""
     if (entry := registry.quarantined(version.digest)) is not None:
+        with contextlib.suppress(TrilhoError):
+            # a run that was killed in between may not have told the history
+            registry.quarantine(version.digest, entry.reason, entry.source)
         raise QuarantinedError(
             f"Version {version.number} is quarantined since {entry.at}: {entry.reason}",
             hint="Deploy another version, or train again.",
@@ -322,7 +327,8 @@ def _promote(
         try:
             now = registry.alias(CHAMPION)
         except TrilhoError:
-            raise error from None
+            unknown = f" Whether the {CHAMPION} alias was moved is not known."
+            raise type(error)(error.message + unknown, hint=error.hint) from None
         if now is None or now.digest != version.digest:
             raise
         # a conflict: somebody else made it the champion, which is as well

@@ -59,8 +59,8 @@ def restore(
     except TrilhoError as error:
         return After(
             f" GOING BACK TO {before.name} FAILED AS WELL: {error.message.rstrip('.')}. "
-            f"The service may run {before.name} or {wanted.name}; the alias {CHAMPION} was not "
-            "moved. Run this again when the cause is gone: it takes over from there.",
+            f"The service may run {before.name} or {wanted.name}. Run this again when the cause is "
+            "gone: it takes over from there.",
             known=False,
         )
     return After(f" {before.name} serves again.")

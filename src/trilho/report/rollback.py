@@ -12,12 +12,21 @@ DONE = (
     "and deployed as ever.",
     "Close this issue.",
 )
+PASSED_OVER = (
+    "Mend what was passed over before anything else: until then the next rollback has less to go "
+    "back to."
+)
 FAILED = (
     "Look at the service first: what is said above ends with what serves now.",
     "Mend what the reason names, then run the rollback again, or name another version to go to; "
     "`trilho models` lists them.",
     "A rollback that is run again adds to this issue.",
 )
+
+
+def alarm(passed_over: list[str]) -> str:
+    """Return as Markdown that a rollback went further back than it should have had to."""
+    return alert("bad", "ALARM", " ".join(passed_over))
 
 
 def rollback_issue(
@@ -30,6 +39,7 @@ def rollback_issue(
     actor: str,
     run_url: str | None,
     failure: str | None = None,
+    passed_over: list[str] | None = None,
 ) -> tuple[str, str]:
     """Return title and body, in Markdown.
 
@@ -46,12 +56,19 @@ def rollback_issue(
         Who did it, and the page of the run.
     failure
         Why the rollback failed; None when it did not.
+    passed_over
+        Versions that were nearer and could not be gone back to, each with its reason.
     """
     to = after[0] if after else "the version before"
+    todo: tuple[str, ...]
     if failure is None:
         title = f"{name}: rolled back from {before[0]} to {to}"
         head = alert("unsure", "ROLLED BACK", f"{to} serves again; {before[0]} is quarantined.")
         todo = DONE
+        if passed_over:
+            title += ", past what is broken"
+            head = f"{alarm(passed_over)}\n\n{head}"
+            todo = (PASSED_OVER, *DONE)
     else:
         title = f"{name}: the rollback from {before[0]} to {to} failed"
         head = alert("bad", "ROLLBACK FAILED", failure)
