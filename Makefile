@@ -1,6 +1,6 @@
 # Every target explains itself: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-stop test lint lint-workflows secrets audit scan-infra format lock schema benchmark clean
+.PHONY: help setup demo demo-stop test lint lint-workflows secrets audit scan-infra format callers lock schema benchmark clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,10 @@ setup: .venv/ready ## Make the environment in .venv/
 
 schema: setup ## Write docs/pipeline.md and docs/pipeline.schema.json from the configuration types
 	@.venv/bin/python -m trilho.config.reference
+
+# ci and release are Trilho's own, model-* are what is called
+callers: ## Copy the workflows that `trilho init` writes for other repositories
+	@cp $(addprefix .github/workflows/,$(filter-out ci.yml release.yml model-%,$(notdir $(wildcard .github/workflows/*.yml)))) src/trilho/init/workflows/
 
 lock: ## Resolve the hashed locks anew from pyproject.toml
 	@scripts/lock

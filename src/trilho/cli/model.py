@@ -23,6 +23,7 @@ from trilho.cli.options import (
     overrides,
     switch,
 )
+from trilho.errors import UsageError
 
 if TYPE_CHECKING:
     from trilho.config import Overrides
@@ -54,15 +55,33 @@ def job(config: Path, run: Path, given: Overrides | None = None, force: bool = F
 
 
 def init(
-    data: Annotated[Path, typer.Argument(help="A CSV, gzipped CSV or Parquet file.")],
-    target: Annotated[str, typer.Option(help="The column to predict.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="A CSV, gzipped CSV or Parquet file.", show_default=False)
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="The column to predict.")] = None,
+    workflows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/trilho@v1",
+            help="Write workflows that call this repository of Trilho, at a tag or commit.",
+        ),
+    ] = None,
 ) -> None:
-    """Write a pipeline.yaml and an inferred schema for a dataset, in this folder."""
-    from trilho.init import init as write
+    """Write a pipeline.yaml and an inferred schema for a dataset, and workflows, in this folder."""
+    from trilho import init as write
 
-    for path in write(data, target, Path()):
+    if (data is None) != (target is None) or (data is None and workflows is None):
+        raise UsageError(
+            "trilho init needs a dataset and its --target, or --workflows, or all of them.",
+            hint="Such as `trilho init mydata.csv --target y --workflows OWNER/trilho@v1`.",
+        )
+    texts = {} if workflows is None else write.callers(workflows, Path())
+    written = [] if data is None or target is None else write.init(data, target, Path())
+    written += write.save(texts)
+    for path in written:
         err.print(f"wrote {path}")
-    err.print("Look them over, then run [bold]trilho validate && trilho train[/].")
+    if data is not None:
+        err.print("Look them over, then run [bold]trilho validate && trilho train[/].")
 
 
 def validate(

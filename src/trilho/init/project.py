@@ -1,4 +1,4 @@
-"""What `trilho init` writes: a pipeline and a schema that work on a new dataset as it is."""
+"""A pipeline and a schema that work on a new dataset as it is."""
 
 from __future__ import annotations
 
@@ -83,10 +83,15 @@ def init(csv: Path, target: str, folder: Path) -> list[Path]:
     lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
     if not {".trilho", ".trilho/", "/.trilho/"} & set(lines):
         written[".gitignore"] = "\n".join([*lines, ".trilho/"]) + "\n"
-    for name, text in written.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    return [folder / name for name in written]
+    return save({folder / name: text for name, text in written.items()})
+
+
+def save(texts: dict[Path, str]) -> list[Path]:
+    """Write files, with the folders that they need; return their paths."""
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return list(texts)
 
 
 def _path(csv: Path, folder: Path) -> str:
@@ -214,8 +219,10 @@ def pipeline_text(dataset: Dataset, roles: Roles, path: str, schema: str, name: 
         "# gates:                          # each gate is on by default; this moves its bounds",
         "#   calibration: 0.1",
         "",
-        "# deploy:",
-        "#   cluster: my-cluster",
-        "#   service: my-service",
+        "# The ECS service that runs the model; the workflows set these variables.",
+        "deploy:",
+        "  cluster: ${TRILHO_CLUSTER:-trilho}",
+        f"  service: ${{TRILHO_SERVICE:-{name}}}",
+        "  url: ${TRILHO_SERVICE_URL:-}",
     ]
     return "\n".join(lines) + "\n"
