@@ -117,6 +117,19 @@ CALLS: dict[str, Call] = {
         "describe_services", ONLY_DEPLOY, cluster="trilho", services=["credit-default"]
     ),
     "see its tasks": ecs("list_tasks", ONLY_DEPLOY, cluster="trilho", serviceName="credit-default"),
+    "list its deployments": ecs(
+        "list_service_deployments", ONLY_DEPLOY, cluster="trilho", service="credit-default"
+    ),
+    "follow a deployment": ecs(
+        "describe_service_deployments",
+        ONLY_DEPLOY,
+        serviceDeploymentArns=[f"{ECS}:service-deployment/trilho/credit-default/1"],
+    ),
+    "see where it leads": ecs(
+        "describe_service_revisions",
+        ONLY_DEPLOY,
+        serviceRevisionArns=[f"{ECS}:service-revision/trilho/credit-default/1"],
+    ),
     "read a revision": ecs(
         "describe_task_definition", ONLY_DEPLOY, taskDefinition=REVISION, include=["TAGS"]
     ),
@@ -136,6 +149,21 @@ CALLS: dict[str, Call] = {
     "move another service": update(cluster="finance", service="payroll", desiredCount=0),
     "see another service": ecs("describe_services", cluster="finance", services=["payroll"]),
     "see another's tasks": ecs("list_tasks", cluster="finance"),
+    "list another's deployments": ecs(
+        "list_service_deployments", cluster="finance", service="payroll"
+    ),
+    "follow another's deployment": ecs(
+        "describe_service_deployments",
+        serviceDeploymentArns=[f"{ECS}:service-deployment/finance/payroll/1"],
+    ),
+    "see where another's leads": ecs(
+        "describe_service_revisions",
+        serviceRevisionArns=[f"{ECS}:service-revision/finance/payroll/1"],
+    ),
+    "stop a deployment": ecs(
+        "stop_service_deployment",
+        serviceDeploymentArn=f"{ECS}:service-deployment/trilho/credit-default/1",
+    ),
     "delete the service": ecs(
         "delete_service", cluster="trilho", service="credit-default", force=True
     ),

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from iam_policy import Request, allowed
 from moto.ecs.models import EC2ContainerServiceBackend
+from moto.ecs.responses import EC2ContainerServiceResponse
 from moto.iam.access_control import IAMPolicy, IAMRequestBase, PermissionResult, S3IAMRequest
 from moto.s3.exceptions import S3AccessDeniedError
 from moto.s3.models import FakeBucket, s3_backends
@@ -79,6 +80,11 @@ def of_ecs(action: str, body: dict[str, Any], ecs: str) -> list[Request]:
             name = body["taskDefinition"].rsplit("/", 1)[-1]
             context["ecs:task-definition"] = f"{ecs}:task-definition/{name}"
         return [Request(action, service(body.get("service") or body["serviceName"]), context)]
+    if operation in ("DescribeServiceDeployments", "DescribeServiceRevisions"):
+        arns = body.get("serviceDeploymentArns") or body["serviceRevisionArns"]
+        return [Request(action, arn) for arn in arns]
+    if operation == "ListServiceDeployments":
+        return [Request(action, service(body["service"]), context)]
     if operation == "DescribeServices":
         return [Request(action, service(name), context) for name in body["services"]]
     if operation in ("DescribeTasks", "StopTask"):
@@ -122,6 +128,14 @@ def main() -> None:
         return service
 
     EC2ContainerServiceBackend.update_service = at_once  # type: ignore[method-assign]
+    # moto keeps no record of deployments: these are asked for, allowed or not, and find none
+    for operation, answer in (
+        ("list_service_deployments", {"serviceDeployments": []}),
+        ("describe_service_deployments", {"serviceDeployments": []}),
+        ("describe_service_revisions", {"serviceRevisions": []}),
+    ):
+        text = json.dumps(answer)
+        setattr(EC2ContainerServiceResponse, operation, lambda _, text=text: text)
 
     from moto.moto_server import werkzeug_app as moto
     from werkzeug.serving import run_simple

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import templates
 from ecs_service import Answers, answering, publish
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 from shifting_ecs import ADVANCED, BALANCER, CANARY, CLUSTER, SERVICE, ShiftingEcs, Step
 
 from trilho.config import Deploy, Strategy
@@ -621,3 +624,44 @@ def test_a_failed_smoke_test_goes_back_in_one_step(rail: Rail) -> None:
     assert forth["strategy"] == "CANARY"
     assert (back["strategy"], back["bakeTimeInMinutes"]) == ("BLUE_GREEN", 0)
     assert rail.champion == 1
+
+
+# --- docs/deployment.md ---
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT, re.M | re.S)
+    return str(found)
+
+
+def test_the_documents_example_is_one() -> None:
+    (example,) = YAML(typ="safe").load(block("yaml")).values()
+    strategy = Strategy(**example["strategy"])
+    assert strategy == Strategy(
+        method="canary", percent=5, step_minutes=10, bake_minutes=5, alarms=strategy.alarms
+    )
+    alarms = templates.load("service")["Resources"].values()
+    named = [r["Properties"]["AlarmName"] for r in alarms if "AlarmName" in r.get("Properties", {})]
+    stack = {name["Fn::Sub"].replace("${AWS::StackName}", "trilho-service") for name in named}
+    assert set(strategy.alarms) < stack
+
+
+def test_the_document_shows_what_is_printed(rail: Rail) -> None:
+    starting = CANARY[1] | {"failed": 0}
+    # the first look is before the deployment
+    steps = [CANARY[0], CANARY[0], starting | {"new": 0}, starting | {"new": 2}, *CANARY[2:]]
+    rail.ecs.script = steps
+    done = rail.ship(2, strategy=Strategy(method="canary"))
+
+    def plain(text: str) -> str:
+        text = re.sub(r"https?://\S+", "URL", text)
+        text = re.sub(r"[\d.]+ ms", "N ms", text)
+        text = re.sub(r"credit(-default)?:(\d+)", lambda m: f"R{int(m[2]) - offset}", text)
+        return re.sub(r"version \d+", "version N", text)
+
+    offset = 7
+    shown = plain(block("text")).splitlines()
+    offset = 2
+    assert [plain(line) for line in done.events] == shown

@@ -47,7 +47,12 @@ def test_it_is_an_estimate_of_the_default() -> None:
     assert defaults["Architecture"] == "ARM64"
     assert by_name["Fargate on Graviton, vCPU hours"] == [tasks, int(size["Cpu"]) / 1024, HOURS]
     assert by_name["Fargate on Graviton, GB hours"] == [tasks, int(size["Memory"]) / 1024, HOURS]
-    alarms = [r for r in template["Resources"].values() if r["Type"] == "AWS::CloudWatch::Alarm"]
+    alarms = [
+        r
+        for r in template["Resources"].values()
+        if r["Type"] == "AWS::CloudWatch::Alarm" and r.get("Condition") != "Shifts"
+    ]
+    assert defaults["TrafficShifting"] == "false"
     metrics = sum(
         sum("MetricStat" in m for m in alarm["Properties"].get("Metrics", [])) or 1
         for alarm in alarms

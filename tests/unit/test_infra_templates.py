@@ -13,6 +13,7 @@ import pytest
 import templates
 from resolve import ACCOUNT, REGION, Resolver
 
+from trilho.deploy.strategy import NEEDED
 from trilho.infra import template as reading
 from trilho.serving.predictions import LABELLING, PREDICTIONS
 from trilho.serving.settings import read
@@ -294,12 +295,69 @@ def test_a_deployment_keeps_all_tasks_and_goes_back_by_itself() -> None:
     assert "DesiredCount" not in service().resource("Service")  # an update would undo scaling
 
 
+SHIFTING = ("GreenTargets", "TrafficRule", "TrafficRole", "UnhealthyGreenAlarm")
+
+
+def test_traffic_is_shifted_between_two_target_groups_only_if_told_to() -> None:
+    rolling, shifting = service(), service(TrafficShifting="true")
+    for name in SHIFTING:
+        assert rolling.resource(name) is None, name
+    (balancer,) = rolling.resource("Service")["LoadBalancers"]
+    assert "AdvancedConfiguration" not in balancer
+    (balancer,) = shifting.resource("Service")["LoadBalancers"]
+    advanced = balancer["AdvancedConfiguration"]
+    # what `trilho deploy` asks of a service before it shifts its traffic
+    assert {name[0].lower() + name[1:] for name in advanced} == set(NEEDED)
+    assert advanced["RoleArn"] == f"{SERVICE_ROLE}-traffic"
+    assert advanced["ProductionListenerRule"] == shifting.value({"Ref": "TrafficRule"})
+    rule = shifting.resource("TrafficRule")
+    assert rule["ListenerArn"] == "HttpListener"
+    secure = service(TrafficShifting="true", CertificateArn="arn:aws:acm:x", DomainName="m.a.com")
+    assert secure.resource("TrafficRule")["ListenerArn"] == "HttpsListener"
+    assert rule["Conditions"] == [
+        {"Field": "path-pattern", "PathPatternConfig": {"Values": ["/*"]}}
+    ]
+    # ECS refuses a rule that has not both of the groups, or traffic on more than one of them
+    (action,) = rule["Actions"]
+    weights = {g["TargetGroupArn"]: g["Weight"] for g in action["ForwardConfig"]["TargetGroups"]}
+    assert weights == {balancer["TargetGroupArn"]: 1, advanced["AlternateTargetGroupArn"]: 0}
+    # two groups that differ in nothing
+    assert shifting.resource("GreenTargets") == shifting.resource("Targets")
+    role = shifting.resource("TrafficRole")
+    (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Principal"] == {"Service": "ecs.amazonaws.com"}
+    policy = "arn:aws:iam::aws:policy/AmazonECSInfrastructureRolePolicyForLoadBalancers"
+    assert role["ManagedPolicyArns"] == [policy]
+
+
+def test_requests_per_task_are_counted_over_both_target_groups() -> None:
+    def how(made: Resolver) -> dict[str, Any]:
+        policy = made.resource("ScaleByRequests")["TargetTrackingScalingPolicyConfiguration"]
+        return {key: value for key, value in policy.items() if key.endswith("Specification")}
+
+    ((name, predefined),) = how(service()).items()
+    assert name == "PredefinedMetricSpecification"
+    assert predefined["PredefinedMetricType"] == "ALBRequestCountPerTarget"
+    ((name, custom),) = how(service(TrafficShifting="true")).items()
+    assert name == "CustomizedMetricSpecification"
+    metrics = {metric["Id"]: metric for metric in custom["Metrics"]}
+    assert [id for id, metric in metrics.items() if metric["ReturnData"]] == ["each"]
+    assert set(re.findall("[a-z]+", metrics["each"]["Expression"])) == set(metrics) - {"each"}
+    groups = [
+        dimension["Value"]
+        for id in ("blue", "green")
+        for dimension in metrics[id]["MetricStat"]["Metric"]["Dimensions"]
+        if dimension["Name"] == "TargetGroup"
+    ]
+    assert groups == ["Targets.TargetGroupFullName", "GreenTargets.TargetGroupFullName"]
+
+
 def test_every_alarm_tells_somebody() -> None:
     resources = templates.load("service")["Resources"]
     alarms = [name for name, r in resources.items() if r["Type"] == "AWS::CloudWatch::Alarm"]
-    assert len(alarms) == 6
+    assert len(alarms) == 7
     for name in alarms:
-        alarm = service().resource(name)
+        alarm = service(TrafficShifting="true").resource(name)
         assert alarm["AlarmActions"] == alarm["OKActions"], name
         assert len(alarm["AlarmActions"]) == 1, name
     assert service(QuietHours="0").resource("QuietAlarm") is None
@@ -308,9 +366,11 @@ def test_every_alarm_tells_somebody() -> None:
 
 
 def test_the_dashboard_is_json_about_metrics_that_exist() -> None:
-    board = json.loads(service().resource("Dashboard")["DashboardBody"])
+    both = [service(TrafficShifting=shifts) for shifts in ("true", "false")]
+    second, board = (json.loads(made.resource("Dashboard")["DashboardBody"]) for made in both)
     text = json.dumps(board)
-    assert "${" not in text
+    assert "${" not in text + json.dumps(second)
+    assert ("healthy, second group" in json.dumps(second)) > ("healthy, second group" in text)
     for widget in board["widgets"]:
         assert widget["type"] in ("alarm", "metric", "log")
         if widget["type"] == "metric":
