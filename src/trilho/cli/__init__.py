@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from trilho import __version__
-from trilho.cli import doctor, infra, model, registry, score, service
+from trilho.cli import doctor, drill, infra, model, registry, score, service
 
 app = typer.Typer(
     help="The rail that carries a scikit-learn model from a pull request to production.",
@@ -47,6 +47,7 @@ model.add(app)
 registry.add(app)
 service.add(app)
 score.add(app)
+drill.add(app)
 infra.add(app)
 doctor.add(app)
 
