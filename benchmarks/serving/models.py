@@ -1,4 +1,4 @@
-"""What is served and what is asked: two trained models, and the same rows in each server's words."""
+"""What is served and asked: two trained models, and the same rows in each server's words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from benchmarks.measure import PYTHON, ROOT, TRILHO, run
 
 KINDS = {"lr": "logistic regression", "hgb": "gradient boosting, 100 trees"}
 SMALL, LARGE = 1, 1000  # rows of a request
-SHAPES = ("records", "split", "rows", "v2")
 
 # By processes of their own: the one that measures imports no pandas.
 BODIES = """

@@ -264,7 +264,7 @@ def running(server: Server, kind: str, place: Place) -> Iterator[Running]:
         process = subprocess.Popen(
             server.command(kind, port),
             cwd=place.folder,
-            env=inherited | COMMON | server.variables(kind, port),
+            env=inherited | COMMON | dict(server.variables(kind, port)),
             stdout=out,
             stderr=out,
             start_new_session=True,
