@@ -45,6 +45,7 @@ OWN = {
     "strategy": "ROLLING",
     "deploymentCircuitBreaker": {"enable": True, "rollback": False},
 }
+ENDED = ("SUCCESSFUL", "STOPPED", "ROLLBACK_SUCCESSFUL", "ROLLBACK_FAILED")
 Step = dict[str, Any]
 """`status`, `stage` and `share` of the deployment, its `new` and the `old` tasks, `failed` ones;
 `more`: other members of the deployment; `back`: the service names the old revision again."""
@@ -79,7 +80,9 @@ class ShiftingEcs:
         self.configuration: dict[str, Any] = OWN | deployment_configuration
         self.balancers: list[dict[str, Any]] = [BALANCER | {"advancedConfiguration": ADVANCED}]
         self.step: Step = {"status": "SUCCESSFUL", "new": 2, "old": 0}
-        self.definition = self.before = self._register({"containerDefinitions": [PLAIN]})
+        self.definition = self.before = self.target = self._register(
+            {"containerDefinitions": [PLAIN]}
+        )
         self.client: Any = boto3.client(
             "ecs",
             region_name="us-east-1",
@@ -95,7 +98,7 @@ class ShiftingEcs:
 
     def begin(self, arn: str) -> None:
         """Begin a deployment, whoever wants it."""
-        self.before, self.definition = self.definition, arn
+        self.before, self.definition, self.target = self.definition, arn, arn
         self.targets.append(arn)
         self.deployments.append({})
         self.step = {"status": "PENDING", "new": 0}
@@ -175,21 +178,17 @@ class ShiftingEcs:
         return {"taskDefinition": found}
 
     def _service(self) -> dict[str, Any]:
-        new, old = self.step["new"], self.step.get("old", 2)
-        counts = [
-            (self.definition, "PRIMARY", old if self.step.get("back") else new),
-            (self.before, "ACTIVE", new if self.step.get("back") else old),
-        ]
+        counts = {self.before: self.step.get("old", 2), self.target: self.step["new"]}
         tasks = [
             {
-                "id": status,
-                "status": status,
+                "id": arn,
+                "status": "PRIMARY" if arn == self.definition else "ACTIVE",
                 "taskDefinition": arn,
                 "runningCount": count,
-                "failedTasks": self.step.get("failed", 0) if arn == self.definition else 0,
+                "failedTasks": self.step.get("failed", 0) if arn == self.target else 0,
             }
-            for arn, status, count in counts
-            if count or status == "PRIMARY"
+            for arn, count in counts.items()
+            if count or arn == self.definition
         ]
         current = (
             {"currentServiceDeployment": self._described(len(self.deployments) - 1)["arn"]}
@@ -207,7 +206,8 @@ class ShiftingEcs:
         } | current
 
     def _described(self, number: int) -> dict[str, Any]:
-        if number == len(self.deployments) - 1 and not self.deployments[number].get("ended"):
+        last = number == len(self.deployments) - 1
+        if last and self.deployments[number].get("status") not in ENDED:
             step = self.step
             self.deployments[number] = {
                 "status": step["status"],

@@ -391,7 +391,7 @@ def test_a_rolling_deployment_is_told_by_its_tasks() -> None:
 
 def given_up(status: str, **more: Any) -> list[Step]:
     """ECS is on its way when it gives the deployment up."""
-    going = {"status": "ROLLBACK_IN_PROGRESS", "stage": "BAKE_TIME", "new": 2, "more": more}
+    going = {"status": "ROLLBACK_IN_PROGRESS", "new": 1, "more": more, "back": True}
     ended = {"status": status, "new": 0, "more": more, "back": status != "STOPPED"}
     return [*CANARY[:3], going, ended]
 
@@ -462,48 +462,48 @@ def test_somebody_elses_deployment_is_not_taken_for_ours() -> None:
         follow(ecs, Strategy(method="canary"))
 
 
-def test_an_earlier_deployment_of_the_same_revision_is_not_taken_for_ours() -> None:
-    for names_the_current in (True, False):
-        ecs = ShiftingEcs(given_up("ROLLBACK_SUCCESSFUL", **ALARM))
-        ecs.names_the_current = names_the_current
-        with pytest.raises(DeploymentError, match="the alarm"):
-            follow(ecs, Strategy(method="canary"))
-        ecs.script = list(CANARY)
-        begin = ecs.begin
-        late = [ecs.begin]
-
-        def slow(arn: str, begin: Any = begin, ecs: Any = ecs) -> None:
-            """ECS names the new deployment only later."""
-            ecs.before, ecs.definition = ecs.definition, arn
-
-        ecs.begin = slow  # type: ignore[method-assign]
-        look = ecs.DescribeServices
-
-        def later(look: Any = look, ecs: Any = ecs, late: Any = late, **arguments: Any) -> Any:
-            if len(ecs.script) < len(CANARY) and late:
-                ecs.definition, arn = ecs.before, ecs.definition
-                late.pop()(arn)
-            return look(**arguments)
-
-        ecs.DescribeServices = later  # type: ignore[method-assign]
+@pytest.mark.parametrize("names_the_current", [True, False], ids=["named", "listed"])
+def test_an_earlier_deployment_of_the_same_revision_is_not_taken_for_ours(
+    names_the_current: bool,
+) -> None:
+    ecs = ShiftingEcs(given_up("ROLLBACK_SUCCESSFUL", **ALARM))
+    ecs.names_the_current = names_the_current
+    with pytest.raises(DeploymentError, match="the alarm"):
         follow(ecs, Strategy(method="canary"))
-        assert not ecs.script
+    # ECS names the new deployment only after it was asked twice
+    ecs.script, begin, look, looks = list(CANARY), ecs.begin, ecs.DescribeServices, iter("12")
+
+    def later(**arguments: Any) -> Any:
+        if ecs.sent("UpdateService")[1:] and len(ecs.deployments) == 1 and not next(looks, ""):
+            ecs.definition = ecs.before
+            begin("credit:2")
+        return look(**arguments)
+
+    def at_first(arn: str) -> None:
+        ecs.before, ecs.definition, ecs.target = ecs.definition, arn, arn
+
+    ecs.DescribeServices, ecs.begin = later, at_first  # type: ignore[method-assign]
+    follow(ecs, Strategy(method="canary"))
+    assert not ecs.script
 
 
-def test_a_rerun_follows_the_deployment_that_a_killed_run_began() -> None:
-    ecs = ShiftingEcs()
+@pytest.mark.parametrize(
+    ("script", "outcome"),
+    [(CANARY, None), (given_up("ROLLBACK_SUCCESSFUL", **ALARM), "the alarm p99")],
+)
+def test_a_rerun_follows_the_deployment_that_a_killed_run_began(
+    script: list[Step], outcome: str | None
+) -> None:
+    ecs = ShiftingEcs(script)
     service = service_of(ecs)
     ecs.begin("credit:2")
-    for script, outcome in ((CANARY, None), (given_up("ROLLBACK_SUCCESSFUL", **ALARM), "alarm")):
-        ecs.script = list(script)
-        lines: list[str] = []
-        after: Any = {"timeout": 30, "poll": 0.001, "progress": lines.append}
-        if outcome is None:
-            watch(service, "credit:2", service.describe(), **after)
-        else:
-            with pytest.raises(DeploymentError, match=outcome):
-                watch(service, "credit:2", service.describe(), **after)
-        assert not ecs.script
+    described = service.describe()
+    if outcome is None:
+        watch(service, "credit:2", described, timeout=30, poll=0.001)
+    else:
+        with pytest.raises(DeploymentError, match=outcome):
+            watch(service, "credit:2", described, timeout=30, poll=0.001)
+    assert not ecs.script
 
 
 def test_an_ecs_that_is_away_for_a_while_is_asked_again() -> None:
