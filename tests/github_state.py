@@ -96,6 +96,7 @@ class GitHub:
         self.heads: dict[str, str] = {}
         # path below the repository to what is answered there, for what has no state of its own
         self.documents: dict[str, Any] = {}
+        self.approvals: list[dict[str, Any]] = []  # of any run
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.tokens: dict[str, Who] = {}
@@ -269,6 +270,8 @@ class GitHub:
             if sha is None:
                 raise RefusedError(422, f"No commit found for SHA: {ref}")
             return 200, {"sha": sha, "html_url": f"{self._home()}/commit/{sha}"}, {}
+        if method == "GET" and re.fullmatch(r"actions/runs/\d+/approvals", path):
+            return 200, self.approvals, {}
         if method == "GET" and path in self.documents:
             return 200, self.documents[path], {}
         raise RefusedError(404, "Not Found")

@@ -82,6 +82,15 @@ def test_the_reviewer_sees_the_digest_that_is_stored(live: World, opened: tuple[
     assert not run.errors()
 
 
+def test_the_run_that_trained_the_bundle_attests_it(
+    opened: tuple[int, Run], unchanged: tuple[int, Run, bool]
+) -> None:
+    digest = opened[1].output("model", "train", "model-digest")
+    assert f"attested manifest.json {digest}" in opened[1].summaries["model"]
+    assert "Attest who made the bundle" in opened[1].steps["model"]
+    assert "Attest who made the bundle" not in unchanged[1].steps["model"]  # skipped
+
+
 def test_artifacts_hold_the_report_and_the_bundle(opened: tuple[int, Run]) -> None:
     _, run = opened
     assert set(run.artifacts) == {"report", "bundle"}

@@ -87,6 +87,7 @@ class World:
             "TRILHO_SERVICE": SERVICE,
             "TRILHO_SERVICE_URL": answers.url,
             "AWS_REGION": ministack.REGION,
+            "TRILHO_ATTEST": "true",
         }
         self.environment = {
             "AWS_ENDPOINT_URL": aws_url,

@@ -300,10 +300,12 @@ def _stop_if_invalid(result: Validation) -> None:
 
 
 def _train(work: Job) -> RunRecord:
-    from trilho import pipeline
+    from trilho import github, pipeline
 
     with step("train") as now:
         done = pipeline.train(work, now.tell)
+        # only what was made here may be attested here
+        github.set_output("trained", "false" if done.same else "true")
         record = done.value
         shown = ", ".join(f"{m} {number(record.metrics[m])}" for m in headline(record.metrics))
         now.close(f"{shown}, {record.digest}", "same" if done.same else "done")

@@ -96,6 +96,15 @@ AllowHold = Annotated[
         help="Take HOLD for a yes. \\[env var: TRILHO_ALLOW_HOLD]",
     ),
 ]
+RequireAttestation = Annotated[
+    bool,
+    typer.Option(
+        "--require-attestation",
+        callback=switch("TRILHO_REQUIRE_ATTESTATION"),
+        help="Refuse a bundle that no workflow of this repository attested; takes `gh`. "
+        "\\[env var: TRILHO_REQUIRE_ATTESTATION]",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 CONFIG = Path("pipeline.yaml")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trilho.cli.console import emit, err, headline, number, step, table
+from trilho.cli.console import Step, emit, err, headline, number, say, step, table
 from trilho.cli.model import job
 from trilho.cli.options import (
     CONFIG,
@@ -16,6 +16,7 @@ from trilho.cli.options import (
     Data,
     Json,
     Params,
+    RequireAttestation,
     RunFolder,
     Search,
     Settings,
@@ -25,6 +26,7 @@ from trilho.cli.options import (
 from trilho.errors import UsageError
 
 if TYPE_CHECKING:
+    from trilho.pipeline import Job
     from trilho.registry import Registry, RunRecord
 
 PANEL = "Store and look up"
@@ -71,6 +73,7 @@ def publish(
     reason: Annotated[
         str | None, typer.Option(envvar="TRILHO_REASON", help="Why, for the history.")
     ] = None,
+    require_attestation: RequireAttestation = False,
     json: Json = False,
 ) -> None:
     """Store the run's bundle in the registry, as a candidate or as the next version."""
@@ -78,6 +81,8 @@ def publish(
 
     work = job(config, run, overrides(settings, data, params, search))
     with step("publish") as now:
+        if require_attestation and not candidate:
+            _attested(work, now)
         stored = pipeline.store_candidate(work, reason, expect=expect, tell=now.tell)
         github.set_output("verdict", stored.verdict)
         github.set_output("model-digest", stored.digest)
@@ -91,6 +96,17 @@ def publish(
     github.set_output("model-version", str(version.number))
     if json:
         emit(version)
+
+
+def _attested(work: Job, now: Step) -> None:
+    """Refuse a bundle that nobody attested, before anything of it is loaded."""
+    from trilho.bundle import MANIFEST
+    from trilho.github import attestation
+    from trilho.pipeline.making import fetch
+
+    fetch(work, now.tell)
+    signer = attestation.verify((work.bundle / MANIFEST).read_bytes(), work.digest)
+    say(f"  attested by {signer}", dim=True)
 
 
 def models_list(context: typer.Context, config: Config = CONFIG, json: Json = False) -> None:

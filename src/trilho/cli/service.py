@@ -13,7 +13,7 @@ import typer
 
 from trilho.cli.console import alarm, emit, notice, say, step, warn
 from trilho.cli.model import job
-from trilho.cli.options import CONFIG, RUN, Config, Json, RunFolder, switch
+from trilho.cli.options import CONFIG, RUN, Config, Json, RequireAttestation, RunFolder, switch
 from trilho.errors import DeploymentError, TrilhoError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def deploy(
             "was pushed, and note that it had its turn. \\[env var: TRILHO_MERGED]",
         ),
     ] = False,
+    require_attestation: RequireAttestation = False,
     json: Json = False,
 ) -> None:
     """Move the ECS service to a version: roll over, smoke-test, champion alias last.
@@ -69,13 +70,15 @@ def deploy(
         _superseded(newer, wanted, json)
         return
     chosen = resolve(work.registry, version) if version else work.published()
+    if require_attestation:
+        _attested(work, chosen)
     with step("deploy") as now, _failure_on_top(work, chosen):
         done = ship(
             work.registry,
             chosen.number,
             wanted,
             registry_url=work.config.registry,
-            source=Source.current(),
+            source=_approved(Source.current()),
             image=image,
             merged=merged,
             progress=_lines(now.tell),
@@ -85,6 +88,32 @@ def deploy(
         else:
             now.close(f"version {done.after.version} serves already", "same")
     _finish(done, json)
+
+
+def _attested(work: Job, chosen: Version) -> None:
+    """Refuse a version that nobody attested, before anything of it is loaded."""
+    from trilho.github import attestation
+    from trilho.registry import keys
+
+    with step("verify") as now:
+        manifest = work.registry.store.get(keys.manifest(chosen.digest)).data
+        signer = attestation.verify(manifest, chosen.digest)
+        now.close(f"version {chosen.number} was attested by {signer}")
+
+
+def _approved(source: Source) -> Source:
+    """Note who approved this run's deployment, as far as GitHub says."""
+    import msgspec
+
+    from trilho.github.approval import approvers
+
+    try:
+        found = approvers()
+    except TrilhoError as error:
+        # no reason to stop: it was approved, or this job would not run
+        warn(f"It is not known who approved this deployment: {error.message}")
+        return source
+    return msgspec.structs.replace(source, approved_by=found) if found else source
 
 
 def _newer_commit() -> str | None:

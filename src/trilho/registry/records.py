@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from trilho.errors import RejectedError
 
@@ -29,6 +29,7 @@ class Source(Struct, frozen=True, kw_only=True):
     branch: str | None = None
     run_url: str | None = None
     reason: str | None = None
+    approved_by: list[str] | UnsetType = UNSET  # who let the deployment go on
 
     @classmethod
     def current(cls, reason: str | None = None) -> Source:
