@@ -112,7 +112,7 @@ class Transport:
     def nothing(self) -> bool:
         return False
 
-    is_closing = pause_reading = resume_reading = nothing
+    is_closing = pause_reading = resume_reading = write_eof = nothing
 
 
 def connected(app: App) -> tuple[Connection, Transport]:
@@ -206,6 +206,42 @@ def test_says_continue_to_a_client_that_asks_first(service: Service) -> None:
         assert (reply.status, reply.headers["connection"]) == (413, "close")
 
 
+def test_says_continue_to_nobody_who_does_not_wait_for_it(service: Service) -> None:
+    with Wire(service.port) as wire:
+        wire.send(get("/ping", expect="100-continue"))  # there is no body
+        assert wire.reply().status == 200
+        wire.send(post(BODY, version="1.0", expect="100-continue"))  # HTTP/1.0 does not know it
+        assert wire.reply().status == 200
+
+
+@pytest.mark.parametrize("last", [{"connection": "close"}, {"version": "1.0"}])
+@pytest.mark.parametrize("body", [BODY, LARGE], ids=["small", "large"])
+def test_answers_nothing_after_a_last_request(
+    service: Service, body: bytes, last: dict[str, str]
+) -> None:
+    with Wire(service.port) as wire:
+        wire.send(post(body, **last) + get("/ping"))
+        reply = wire.reply()
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
+        wire.send(b"\0 and what comes later is thrown away")
+        wire.socket.shutdown(socket.SHUT_WR)
+        assert wire.closed()
+
+
+def test_keeps_no_fields_that_come_behind_a_body(service: Service) -> None:
+    """Such fields are small on the wire and large in memory."""
+    with Wire(service.port) as wire:
+        wire.send(post(b"", content_length="", transfer_encoding="chunked"))
+        wire.send(b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY))
+        before = resident(service)
+        wire.send(b"".join(b"%x:\r\n" % i for i in range(300_000)))
+        wire.send(b"x-request-id: late\r\n\r\n")
+        reply = wire.reply()
+        assert reply.status == 200
+        assert reply.headers["x-request-id"] != "late"
+        assert resident(service) - before < 20_000_000
+
+
 def test_knows_http_1_0_and_head(service: Service) -> None:
     with Wire(service.port) as wire:
         wire.send(get("/ping", version="1.0"))
@@ -236,6 +272,29 @@ def test_answers_an_upgrade_in_http_1_1(service: Service) -> None:
         assert wire.reply().status == 400
 
 
+@pytest.mark.parametrize("last", [{"connection": "close, upgrade"}, {"version": "1.0"}])
+def test_an_upgrade_that_is_not_made_leaves_the_rest_as_it_was(
+    service: Service, last: dict[str, str]
+) -> None:
+    with Wire(service.port) as wire:
+        wire.send(get("/ping", **({"connection": "upgrade"} | last), upgrade="h2c"))
+        assert wire.reply().headers["connection"] == "close"
+        assert wire.closed()
+
+
+def test_answers_a_slow_reader_all_that_came_before_noise(folder: Path) -> None:
+    async def ask() -> None:
+        model = predictor.load(folder, *bundle.verify(folder), version=None)
+        connection, transport = connected(App(model))
+        connection.pause_writing()
+        connection.data_received(get("/livez") * 3 + b"noise\r\n\r\n")
+        assert transport.written == 0
+        connection.resume_writing()
+        assert transport.written == 4
+
+    asyncio.run(ask())
+
+
 def test_answers_a_client_that_has_closed_its_half(service: Service) -> None:
     for body in (BODY, LARGE):
         with Wire(service.port) as wire:
@@ -264,6 +323,10 @@ def test_finds_a_path_however_it_is_written(service: Service, target: str) -> No
         b"POST /invocations HTTP/1.1\r\ncontent-length: 99999999999999999999999\r\n\r\n",
         b"POST /invocations HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
         b"POST /invocations HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
+        # where others might see another end of the request
+        b"POST /invocations HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"POST /invocations HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET /ping HTTP/2.0\r\n\r\n",
         b"GET /ping HTTP/1.1\r\nbad header\r\n\r\n",
         b"GET /ping HTTP/1.1\r\nx: \x00\r\n\r\n",
     ],
@@ -288,6 +351,9 @@ def test_tells_what_is_not_http_after_answering_what_was(service: Service, noise
         (b"GET /ping HTTP/1.1\r\nx: " + b"a" * 40_000, 431),  # without an end
         (b"GET /" + b"a" * 40_000, 431),
         (b"GET /ping HTTP/1.1\r\n" + b"".join(b"x%d: 1\r\n" % i for i in range(200)), 431),
+        (b"GET /ping HTTP/1.1\r\n" + b"x: 1\r\n" * 200, 431),
+        (b"GET /ping HTTP/1.1\r\nx: " + b"a" * 40_000 + b"\r\n", 431),  # all of it at once
+        (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n", 431),
         (b"POST /invocations HTTP/1.1\r\ncontent-length: 10485761\r\n\r\n", 413),
         (b"POST /nothing HTTP/1.1\r\ncontent-length: 100\r\n\r\n", 404),
         (b"POST /invocations HTTP/1.1\r\ncontent-type: x/y\r\ncontent-length: 9\r\n\r\n", 415),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD = 32 * 1024
 MAX_FIELDS = 100
+VERSIONS = ("1.0", "1.1")
 # Bodies up to so many bytes may take as much memory again as the larger ones.
 SMALL = 32 * 1024
 HEAD_SECONDS = 10.0
@@ -57,6 +58,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._fresh = True  # nothing was ever received
         self._in_head = False
+        self._head = self._fields = 0  # bytes and fields of the head that is being received
         self._part = 0  # bytes that have just come
         self._received = 0  # bytes of the request that is being received
         self._incoming: Request | None = None  # its head is known, its body is not whole
@@ -64,6 +66,7 @@ class Connection(asyncio.Protocol):
         self._current: Request | None = None  # being answered
         self._blocked = False  # the client does not read its answers
         self._paused = False  # we do not read its requests
+        self._final = False  # it has said that a request is its last
         self._ended = False  # it will send nothing more
         self._deaf = False  # what it sends is thrown away
         self._unheard = False  # it may still be sending when the connection ends
@@ -83,7 +86,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._part = len(data)
         self._received += self._part
-        if self._deaf:
+        if self._deaf or self._final:
+            self._unheard = True
             if self._received > 10 * self.shared.limits.body:
                 self.transport.abort()
             return
@@ -91,7 +95,10 @@ class Connection(asyncio.Protocol):
         try:
             self._feed(data)
         except httptools.HttpParserError:
-            self._refuse(400, "http", "this is no HTTP request that can be answered")
+            if self._final:  # what comes after the last request is nothing to answer
+                self._unheard = True
+            else:
+                self._refuse(400, "http", "this is no HTTP request that can be answered")
         if self._in_head and self._received > MAX_HEAD:
             self._refuse(431, "too_large", f"the head is larger than {MAX_HEAD} bytes")
         if self._received > 2 * self.shared.limits.body + MAX_HEAD:  # most of it in chunks' heads
@@ -117,10 +124,13 @@ class Connection(asyncio.Protocol):
                 method = self._parser.get_method()
                 if method == b"CONNECT":
                     raise httptools.HttpParserError from None
-                lines = [b"%b %b HTTP/1.1" % (method, self._target)]
+                version = self._parser.get_http_version().encode()
+                lines = [b"%b %b HTTP/%b" % (method, self._target, version)]
                 for name, value in self._headers.items():
                     if name not in (b"upgrade", b"connection"):
                         lines.append(b"%b: %b" % (name, value))
+                if b"close" in self._headers.get(b"connection", b"").lower():
+                    lines.append(b"connection: close")
                 data = b"\r\n".join([*lines, b"", data[upgrade.args[0] :]])
                 self._parser = httptools.HttpRequestParser(self)
 
@@ -134,9 +144,10 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._blocked = False
-        if self._deaf or self.transport.is_closing():
+        if self.transport.is_closing():
             return
-        self._rest()
+        if not self._deaf:
+            self._rest()
         self._advance()
 
     # ── what the parser tells ─────────────────────────────────────────────────────────────────────
@@ -145,13 +156,19 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
         self._in_head = True
+        self._head = self._fields = 0
         self._received = self._part
         self.since = 0.0
 
     def on_url(self, part: bytes) -> None:
         self._target += part
+        self._head += len(part)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:  # a field behind a body in chunks: nobody needs it
+            return
+        self._fields += 1
+        self._head += len(name) + len(value)
         self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
@@ -159,12 +176,17 @@ class Connection(asyncio.Protocol):
         if self._parser.should_upgrade():  # its body would not be read
             return
         app, headers = self.shared.app, self._headers
+        version, coding = self._parser.get_http_version(), headers.get(b"transfer-encoding")
+        if version not in VERSIONS or (
+            coding is not None and (coding.lower() != b"chunked" or version == "1.0")
+        ):  # others may see another end of it than we do
+            raise httptools.HttpParserError
         request = Request(self._parser.get_method(), self._target, headers)
         self._incoming = request
-        request.old = self._parser.get_http_version() == "1.0"
+        request.old = version == "1.0"
         app.identify(request)
-        if len(headers) > MAX_FIELDS:
-            text = f"there are more than {MAX_FIELDS} header fields"
+        if self._fields > MAX_FIELDS or self._head > MAX_HEAD:
+            text = f"the head is larger than {MAX_HEAD} bytes or {MAX_FIELDS} fields"
             request.refusal = ProblemError(431, "too_large", text).response()
             return
         request.refusal = app.admit(request)
@@ -173,7 +195,13 @@ class Connection(asyncio.Protocol):
             return
         if length is not None and int(length) > self.shared.limits.body:
             request.refusal = self._too_large()
-        elif headers.get(b"expect", b"").lower() == b"100-continue" and not self._busy():
+        elif b"expect" in headers:
+            self._expected(request, body=coding is not None or length not in (None, b"0"))
+
+    def _expected(self, request: Request, *, body: bool) -> None:
+        """Tell a client that waits with its body that it may send it."""
+        waits = request.headers[b"expect"].lower() == b"100-continue"
+        if waits and body and not request.old and not self._busy():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, part: bytes) -> None:
@@ -206,6 +234,7 @@ class Connection(asyncio.Protocol):
         if request.buffer is not None:
             request.body, request.buffer = bytes(request.buffer), None
         request.keep = self._parser.should_keep_alive()
+        self._final = not request.keep
         request.whole = time.monotonic()
         self._pipeline.append(request)
 
