@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from trilho.cli.console import emit, err, say, step, table
-from trilho.cli.options import Json
+from trilho.cli.model import job
+from trilho.cli.options import CONFIG, RUN, Config, Json
 from trilho.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def add(app: typer.Typer) -> None:
         help="Make, show and remove what runs the rail on AWS (infra/).",
         rich_markup_mode="rich",
     )
-    for verb in (up, status, down):
+    for verb in (up, status, down, image):
         group.command()(verb)
     app.add_typer(group, name="infra", rich_help_panel=PANEL)
 
@@ -94,6 +95,58 @@ def up(
     _show_outputs(state.outputs)
     err.print("\nTell GitHub:", style="bold")
     sys.stdout.write("\n".join(told) + "\n")
+
+
+def image(
+    repository: Annotated[
+        str,
+        typer.Option(envvar="TRILHO_IMAGE_REPOSITORY", help="HOST/NAME of the image repository."),
+    ],
+    config: Config = CONFIG,
+    version: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TRILHO_VERSION",
+            help="The version that it is to serve; one that only scikit-learn can serve takes the "
+            "larger image.",
+        ),
+    ] = None,
+    architecture: Annotated[
+        Literal["ARM64", "X86_64"] | None,
+        typer.Option(
+            help="The tasks' processor; default: the service's, ARM64 before there is one."
+        ),
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where the Dockerfile is.")] = Path(),
+    json: Json = False,
+) -> None:
+    """Print the serving image of this code by digest, built and pushed if it is a new one.
+
+    Its tag is the digest of the Dockerfile, the lock and the source that it copies: a new model
+    needs no new image.
+    """
+    from trilho import github
+    from trilho.infra import image as images
+    from trilho.registry import resolve
+
+    work = job(config, RUN)
+    target: images.Target = "compiled"
+    if version and work.registry.read_manifest(resolve(work.registry, version).digest).serving != (
+        "compiled"
+    ):
+        target = "sklearn"
+    with step("image") as now:
+        if architecture is None:
+            architecture = images.architecture_of(work.config.deploy)
+        made = images.provide(
+            repository, folder, target, architecture or "ARM64", progress=_lines(now.tell)
+        )
+        now.close(f"{made.tag} {'built and pushed' if made.built else 'is there'}")
+    github.set_output("image", made.name)
+    if json:
+        emit(made)
+    else:
+        sys.stdout.write(f"{made.name}\n")
 
 
 def status(name: Name = "trilho", json: Json = False) -> None:

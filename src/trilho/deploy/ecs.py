@@ -26,6 +26,10 @@ Progress = Callable[[str], None]
 REFUSALS = {"InvalidParameterException", "ClientException", "UnsupportedFeatureException"}
 
 
+class NoServiceError(UsageError):
+    """Cluster or service does not exist."""
+
+
 class Service:
     """The ECS service that runs the model.
 
@@ -61,20 +65,20 @@ class Service:
 
         Raises
         ------
-        UsageError
-            Cluster or service does not exist, or is not one that can be deployed to.
+        NoServiceError
+            Cluster or service does not exist.
         """
         with self._explained("DescribeServices"):
             try:
                 found = self.client.describe_services(cluster=self.cluster, services=[self.name])
             except self.client.exceptions.ClusterNotFoundException:
-                raise UsageError(
+                raise NoServiceError(
                     f"ECS cluster '{self.cluster}' does not exist{self._others('cluster')}",
                     hint="Set deploy.cluster in pipeline.yaml, or AWS_REGION.",
                 ) from None
         service = next((s for s in found["services"] if s.get("status") == "ACTIVE"), None)
         if service is None:
-            raise UsageError(
+            raise NoServiceError(
                 f"ECS cluster '{self.cluster}' has no service '{self.name}'"
                 f"{self._others('service')}",
                 hint="Set deploy.service in pipeline.yaml, or create the service first.",
