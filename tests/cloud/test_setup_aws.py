@@ -43,12 +43,9 @@ esac
 DOCKER = """#!/bin/sh
 echo "docker $*" >> "$STATE/calls"
 case "$1" in
-  login) [ "$(cat)" = password ] ;;
-  buildx) python "$STATE/push.py" "$6" ;;
+  login) [ -n "$(cat)" ] ;;
+  push) python "$STATE/push.py" "$2" ;;
 esac
-"""
-AWS = """#!/bin/sh
-[ "$*" = "ecr get-login-password" ] && echo password
 """
 PUSH = """
 import json, sys
@@ -68,7 +65,9 @@ def place(tmp_path: Path) -> Path:
     """A copy of the repository: fewer rows, templates as the embedded AWS takes them."""
     project = tmp_path / "project"
     shutil.copytree(ROOT / "data_schemas", project / "data_schemas")
-    shutil.copy(ROOT / "pipeline.yaml", project)
+    for name in ("pipeline.yaml", "Dockerfile", ".dockerignore", "requirements-serve.txt"):
+        shutil.copy(ROOT / name, project)
+    (project / "src" / "trilho").mkdir(parents=True)
     rows = pd.read_csv(ROOT / "data/credit_default.csv")
     (project / "data").mkdir()
     rows.sample(6000, random_state=1).to_csv(project / "data/credit_default.csv", index=False)
@@ -77,7 +76,7 @@ def place(tmp_path: Path) -> Path:
     state = tmp_path / "state"
     state.mkdir()
     (state / "push.py").write_text(PUSH)
-    for name, text in (("gh", GH), ("docker", DOCKER), ("aws", AWS)):
+    for name, text in (("gh", GH), ("docker", DOCKER)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     return project
@@ -147,7 +146,7 @@ def test_the_commands_lead_from_an_empty_account_to_a_deployment_and_back(
         server.stop()
     called = (state / "calls").read_text()
     assert "gh api --method PUT repos/acme/models/environments/production" in called
-    assert "docker buildx build --platform linux/arm64" in called
+    assert "docker build --platform linux/arm64 --target compiled" in called
 
 
 def run(script: str, folder: Path, environment: dict[str, str], terminal: int) -> None:
