@@ -1,6 +1,6 @@
 # Every target explains itself: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-stop test lint lint-workflows secrets audit scan-infra format callers lock schema benchmark clean
+.PHONY: help setup demo demo-stop test lint lint-workflows secrets audit scan-infra format callers lock schema benchmark speed clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ scan-infra: setup ## Scan the templates in infra/ for what a security reviewer w
 format: setup ## Format the code
 	@.venv/bin/ruff check --fix-only --quiet .
 	@.venv/bin/ruff format .
+
+speed: setup ## Has the service become slower? By ratios, in a minute
+	@.venv/bin/python -m benchmarks.serving.regression
 
 benchmark: setup ## Measure every performance claim beside its peer and write benchmarks/RESULTS.md
 	@.venv/bin/python -m benchmarks
