@@ -243,7 +243,7 @@ def _service(c: Context) -> list[Need]:
     needs = [
         Need(
             "watch the service",
-            ("ecs:DescribeServices",),
+            ("ecs:DescribeServices", "ecs:ListServiceDeployments"),
             (service,),
             attempt=lambda: _may(
                 c, "describe_services", cluster=cluster, services=[wanted.service]
@@ -255,6 +255,20 @@ def _service(c: Context) -> list[Need]:
             ("*",),
             inside,
             attempt=lambda: _may(c, "list_tasks", cluster=cluster, serviceName=wanted.service),
+        ),
+        Need(
+            "see its tasks",
+            ("ecs:DescribeTasks",),
+            (f"{ecs}:task/{cluster}/{PROBE}",),
+            attempt=lambda: _may(c, "describe_tasks", cluster=cluster, tasks=[PROBE]),
+        ),
+        Need(
+            "follow its deployments",
+            ("ecs:DescribeServiceDeployments", "ecs:DescribeServiceRevisions"),
+            tuple(
+                f"{ecs}:service-{kind}/{cluster}/{wanted.service}/{PROBE}"
+                for kind in ("deployment", "revision")
+            ),
         ),
         Need(
             "read task definitions",
