@@ -119,9 +119,9 @@ def test_ci_calls_every_check_and_is_green(
     runner: Runner, repository: Repository, tmp_path: Path
 ) -> None:
     run = push(runner, repository, tmp_path)
-    names = ("lint", "test", "workflows", "security", "image", "actions", "all-green")
+    names = ("lint", "test", "workflows", "security", "speed", "image", "actions", "all-green")
     run.expect(**dict.fromkeys(names, "success"))
-    once = ["audit", "lint", "lint-workflows", "scan-infra", "secrets"]
+    once = ["audit", "lint", "lint-workflows", "scan-infra", "secrets", "speed"]
     assert made(tmp_path) == [*once, "test 3.11", "test 3.13"]
 
 
