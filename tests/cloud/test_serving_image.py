@@ -1,27 +1,16 @@
-"""`trilho infra image`: one image for one serving code, in MiniStack's ECR.
-
-A program on PATH stands in for docker. Its contract, which both docker and podman keep:
-
-- `build --platform P --target T --tag NAME FOLDER` makes an image and ends with 0; what went wrong
-  stands on standard error, and it ends with another code.
-- `login --username U --password-stdin HOST` reads a password; `logout HOST` forgets it.
-- `push NAME` puts the image into the registry that its name begins with, which refuses a tag that
-  it has already when its tags are immutable.
-
-It writes down what it was called with.
-"""
+"""`trilho infra image`: one image for one serving code, in MiniStack's ECR."""
 
 from __future__ import annotations
 
 import json
 import secrets
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from docker_stand_in import Docker
 from typer.testing import CliRunner, Result
 
 from trilho.cli import app
@@ -31,47 +20,18 @@ from trilho.infra import image as images
 from trilho.storage import aws
 
 ROOT = Path(__file__).parents[2]
-DOCKER = f"""\
-#!{sys.executable}
-import json, os, pathlib, sys
-here = pathlib.Path(__file__).parent
-says = sys.stdin.read() if "--password-stdin" in sys.argv else None
-with open(here / "called", "a") as out:
-    out.write(json.dumps([sys.argv[1:], says]) + "\\n")
-fails = here / f"{{sys.argv[1]}} fails"
-if fails.exists():
-    print(fails.read_text(), file=sys.stderr)
-    sys.exit(1)
-if sys.argv[1] == "push":
-    import boto3
-    name, _, tag = sys.argv[2].rpartition(":")
-    layer = {{"digest": "sha256:" + "0" * 64, "size": 2, "mediaType": "application/json"}}
-    manifest = {{"schemaVersion": 2, "config": layer, "layers": [],
-                "mediaType": "application/vnd.oci.image.manifest.v1+json"}}
-    boto3.client("ecr").put_image(repositoryName=name.partition("/")[2], imageTag=tag,
-                                  imageManifest=json.dumps(manifest))
-"""
 
 
-class Engine:
-    """The stand-in, and a project with a repository."""
+class Engine(Docker):
+    """The stand-in for docker, and a project with a repository."""
 
     def __init__(self, folder: Path, project: Path, repository: str) -> None:
-        self.folder, self.project, self.repository = folder, project, repository
+        super().__init__(folder)
+        self.project, self.repository = project, repository
 
     def provide(self, **more: Any) -> images.Image:
         given: Any = {"target": "compiled", "architecture": "ARM64"} | more
         return images.provide(self.repository, self.project, **given)
-
-    def fails(self, operation: str, said: str) -> None:
-        (self.folder / f"{operation} fails").write_text(said)
-
-    @property
-    def called(self) -> list[tuple[list[str], str | None]]:
-        path = self.folder / "called"
-        lines = path.read_text().splitlines() if path.exists() else []
-        path.unlink(missing_ok=True)
-        return [tuple(json.loads(line)) for line in lines]
 
 
 @pytest.fixture
@@ -83,14 +43,10 @@ def engine(ministack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> E
         shutil.copy(ROOT / name, project)
     (package / "app.py").write_text("served = 1\n")
     (project / "src" / "mine.py").write_text("factory = 1\n")
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    (commands / "docker").write_text(DOCKER)
-    (commands / "docker").chmod(0o755)
-    monkeypatch.setenv("PATH", str(commands))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     name = f"images-{secrets.token_hex(4)}"
     made = aws.client("ecr").create_repository(repositoryName=name, imageTagMutability="IMMUTABLE")
-    return Engine(commands, project, made["repository"]["repositoryUri"])
+    return Engine(tmp_path / "bin", project, made["repository"]["repositoryUri"])
 
 
 def test_an_image_is_built_and_pushed_once_and_then_found(engine: Engine) -> None:

@@ -5,8 +5,12 @@ The tests tell one story in their order.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import boto3
 import pytest
+from docker_stand_in import Docker
 from ecs_service import CLUSTER, SERVICE
 from world import BEST, BETTER, PLAIN, World
 
@@ -14,8 +18,27 @@ from trilho.registry import MERGED
 
 
 @pytest.fixture(scope="module")
-def project(empty: World) -> World:
-    return empty
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Docker:
+    return Docker(tmp_path_factory.mktemp("engine") / "bin")
+
+
+@pytest.fixture(scope="module")
+def project(empty: World, docker: Docker) -> Iterator[World]:
+    """It builds its serving image itself."""
+    made = boto3.client("ecr").create_repository(repositoryName="serving")
+    empty.variables["TRILHO_BUILD_IMAGE"] = "true"
+    empty.variables["TRILHO_IMAGE_REPOSITORY"] = made["repository"]["repositoryUri"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{docker.folder}{os.pathsep}{os.environ['PATH']}")
+        yield empty
+
+
+def image() -> str:
+    """The image that the service runs."""
+    ecs = boto3.client("ecs")
+    service = ecs.describe_services(cluster=CLUSTER, services=[SERVICE])["services"][0]
+    found = ecs.describe_task_definition(taskDefinition=service["taskDefinition"])
+    return found["taskDefinition"]["containerDefinitions"][0]["image"]
 
 
 def revisions() -> int:
@@ -24,7 +47,7 @@ def revisions() -> int:
     return len(found["taskDefinitionArns"])
 
 
-def test_the_first_merge_trains_publishes_and_deploys(project: World) -> None:
+def test_the_first_merge_trains_publishes_and_deploys(project: World, docker: Docker) -> None:
     run = project.push()
     run.expect(model="success", deploy="success")
     digest = run.output("model", "train", "model-digest")
@@ -36,9 +59,13 @@ def test_the_first_merge_trains_publishes_and_deploys(project: World) -> None:
     assert project.champion == 1
     assert project.serving == project.digest(1) == digest
     assert "DEPLOYED" in run.summaries["deploy"]
+    assert [arguments[0] for arguments, _ in docker.called] == ["build", "login", "push", "logout"]
+    assert image() == run.output("deploy", "image", "image")
+    assert image().startswith(f"{project.variables['TRILHO_IMAGE_REPOSITORY']}@sha256:")
 
 
-def test_a_merge_deploys_the_bundle_of_its_pull_request(project: World) -> None:
+def test_a_merge_deploys_the_bundle_of_its_pull_request(project: World, docker: Docker) -> None:
+    before = image()
     project.change("better", PLAIN, BETTER)
     _, review = project.open_pull_request()
     review.expect(model="success")
@@ -52,6 +79,8 @@ def test_a_merge_deploys_the_bundle_of_its_pull_request(project: World) -> None:
     assert project.serving == project.digest(2) == seen
     assert project.champion == 2
     assert run.output("deploy", "deploy", "previous-version") == "1"
+    assert image() == before  # a new model needs no new image
+    assert docker.called == []
     summary = run.summaries["deploy"]
     assert project.digest(1)[7:19] in summary
     assert seen[7:19] in summary
