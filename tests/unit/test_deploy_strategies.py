@@ -17,6 +17,7 @@ from trilho.config import Deploy, Strategy
 from trilho.deploy import ecs as ecs_module
 from trilho.deploy import strategy as strategies
 from trilho.deploy.ecs import Service
+from trilho.deploy.rollback import rollback
 from trilho.deploy.rollout import CHAMPION, Deployment, deploy
 from trilho.deploy.watch import StoppedError, SupersededError, watch
 from trilho.errors import DeploymentError, UnavailableError, UsageError
@@ -169,6 +170,26 @@ def test_going_back_waits_for_no_steps(method: Any) -> None:
     assert updated(ShiftingEcs(**own), Strategy(method=method), at_once=True) == SOUND | {
         "strategy": "BLUE_GREEN",
         "bakeTimeInMinutes": 0,
+    }
+
+
+def test_nothing_keeps_a_service_from_going_back(rail: Rail) -> None:
+    rail.ecs.script = [ROLLED[0], *ROLLED]
+    rail.ship(2)
+    rail.ecs.balancers = [BALANCER]
+    rail.ecs.script = [ROLLED[0], *ROLLED]
+    settings = rail.settings(Strategy(method="canary", alarms=["p99"]))
+    done = rollback(
+        rail.registry,
+        settings,
+        registry_url=rail.registry.store.url,
+        reason="customers complain",
+        source=Source(actor="tester"),
+        poll=0.001,
+    )
+    assert done.after.version == 1
+    assert rail.ecs.sent("UpdateService")[-1]["deploymentConfiguration"] == SOUND | {
+        "strategy": "ROLLING"
     }
 
 
@@ -534,7 +555,12 @@ class Rail:
         self.registry, self.ecs, self.answers = registry, ecs, answers
 
     def ship(self, version: int, strategy: Strategy | None = None, **more: Any) -> Deployment:
-        settings = Deploy(
+        settings = self.settings(strategy)
+        given: Any = {"registry_url": self.registry.store.url, "poll": 0.001} | more
+        return deploy(self.registry, version, settings, source=Source(actor="tester"), **given)
+
+    def settings(self, strategy: Strategy | None) -> Deploy:
+        return Deploy(
             cluster=CLUSTER,
             service=SERVICE,
             url=self.answers.url,
@@ -542,8 +568,6 @@ class Rail:
             timeout_minutes=0.5,
             smoke_timeout_seconds=2,
         )
-        given: Any = {"registry_url": self.registry.store.url, "poll": 0.001} | more
-        return deploy(self.registry, version, settings, source=Source(actor="tester"), **given)
 
     @property
     def champion(self) -> int:

@@ -85,8 +85,10 @@ class Service:
             )
         return dict(service)
 
-    def check(self, service: dict[str, Any]) -> None:
+    def check(self, service: dict[str, Any], *, at_once: bool = False) -> None:
         """Refuse a service that a deployment cannot succeed on.
+
+        What shifting traffic takes is not asked for where it is only to go back, `at_once`.
 
         Raises
         ------
@@ -106,7 +108,7 @@ class Service:
                 hint=f"Run `aws ecs update-service --cluster {self.cluster} "
                 f"--service {self.name} --desired-count 1`.",
             )
-        if self.strategy is not None and self.strategy.method != "rolling":
+        if self.strategy is not None and self.strategy.method != "rolling" and not at_once:
             self._check_shifting(self.strategy.method, service)
 
     def _check_shifting(self, method: str, service: dict[str, Any]) -> None:
@@ -193,7 +195,9 @@ class Service:
             for key, value in service.get("deploymentConfiguration", {}).items()
             if key in known.members
         }
-        settings = strategies.configuration(self.strategy, own, at_once=at_once)
+        # to go back, a service without what the strategy takes does as its own settings say
+        wanted = None if at_once and strategies.missing(service) else self.strategy
+        settings = strategies.configuration(wanted, own, at_once=at_once)
         with suppress(ClientError):  # an ECS that has no record of deployments, or keeps it from us
             self.outdated = self.current_deployment(service)
         with self._explained("UpdateService"):

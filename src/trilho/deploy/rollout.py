@@ -174,7 +174,7 @@ def ship(
         settings.cluster, settings.service, settings.container, strategy=settings.strategy
     )
     service = ecs.describe()
-    ecs.check(service)
+    ecs.check(service, at_once=proven)
     model = Model(uri=registry_url, digest=version.digest, version=version.number)
     running = ecs.revision(service["taskDefinition"])
 
