@@ -226,7 +226,8 @@ def install(server: Server) -> None:
         return
     place = _bin(server.peer).parent
     shutil.rmtree(place, ignore_errors=True)
-    uv = shutil.which("uv") or str(ROOT / ".trilho/uv/bin/uv")
+    known = [os.environ["PATH"], str(Path.home() / ".local/bin"), str(ROOT / ".trilho/uv/bin")]
+    uv = shutil.which("uv", path=os.pathsep.join(known)) or "uv"
     _run([uv, "venv", "--quiet", "--python", PYTHON, str(place)])
     to = ["--quiet", "--python", str(place / "bin/python"), "--compile-bytecode"]
     _run([uv, "pip", "install", *to, "-r", str(PEERS / f"{server.peer}.txt")])
