@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from identities import Cloud, running
 
 from trilho.demo import ministack as embedded
 from trilho.storage import aws
@@ -84,6 +85,13 @@ def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
     process.kill()
     process.wait()
     return False
+
+
+@pytest.fixture(scope="session")
+def enforced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """A cloud that enforces the policies of infra/; shared: give objects keys of their own."""
+    with running(tmp_path_factory.mktemp("enforced")) as made:
+        yield made
 
 
 @pytest.fixture

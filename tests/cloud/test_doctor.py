@@ -18,7 +18,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from ecs_service import publish
 from iam_policy import Request, allowed
-from identities import BUCKET, REGISTRY, Cloud, bootstrap, running, service
+from identities import BUCKET, REGISTRY, Cloud, bootstrap, service
 from step import outputs
 from typer.testing import CliRunner
 
@@ -915,12 +915,6 @@ def test_a_pull_request_that_could_promote_itself_is_found(monkeypatch: pytest.M
 # --- permissions where IAM may not be asked: tried without a trace, where they are enforced ---
 
 
-@pytest.fixture(scope="module")
-def enforced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    with running(tmp_path_factory.mktemp("cloud")) as made:
-        yield made
-
-
 @pytest.fixture
 def as_one(enforced: Cloud, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Context]:
     def become(name: str) -> Context:
@@ -950,7 +944,7 @@ def stored(enforced: Cloud) -> dict[str, bytes]:
 def test_what_cannot_be_asked_is_tried_and_nothing_is_changed(
     enforced: Cloud, as_one: Callable[[str], Context]
 ) -> None:
-    for prefix in ("blobs", "manifests", "runs", "candidates", "versions", "history"):
+    for prefix in ("blobs", "manifests", "runs", "candidates", "quarantine"):
         enforced.client("admin", "s3").put_object(
             Bucket=BUCKET, Key=f"registry/{prefix}/there.json", Body=b"x", IfNoneMatch="*"
         )

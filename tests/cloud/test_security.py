@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from identities import BUCKET, REGISTRY, Cloud, running
+from identities import BUCKET, REGISTRY, Cloud
 
 from trilho.registry import CHAMPION, Source, keys, open_registry
 from trilho.storage import aws
@@ -46,21 +45,15 @@ def test_every_test_that_is_named_exists() -> None:
         assert name in known, f"{file} has no {name}"
 
 
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    with running(tmp_path_factory.mktemp("cloud")) as made:
-        yield made
-
-
 def test_the_record_of_a_decision_can_be_rewritten_by_neither_identity(
-    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    enforced: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The very records that a deployment leaves, as the deploy identity writes them."""
     from ecs_service import publish
 
     clients: dict[str, Any] = {}
     monkeypatch.setattr(
-        aws, "client", lambda name: clients.setdefault(name, cloud.client("deploy role", name))
+        aws, "client", lambda name: clients.setdefault(name, enforced.client("deploy role", name))
     )
     registry = open_registry(REGISTRY)
     by = Source(actor="ana", run_url="https://github.com/acme/models/actions/runs/7", reason="so")
@@ -75,12 +68,12 @@ def test_the_record_of_a_decision_can_be_rewritten_by_neither_identity(
     records += [f"registry/{keys.version(version.number)}"]
     records += [f"registry/{keys.quarantine(version.digest)}"]
     assert len(records) == 5
-    before = {r: _read(cloud, r) for r in records}
+    before = {r: _read(enforced, r) for r in records}
     for identity in ("pull-request user", "pull-request role", "deploy user", "deploy role"):
-        s3 = cloud.client(identity, "s3")
+        s3 = enforced.client(identity, "s3")
         for record in records:
             at = {"Bucket": BUCKET, "Key": record}
-            etag = cloud.client("admin", "s3").head_object(**at)["ETag"]
+            etag = enforced.client("admin", "s3").head_object(**at)["ETag"]
             for change, how in (
                 (s3.put_object, {"Body": b"another"}),
                 (s3.put_object, {"Body": b"another", "IfMatch": etag}),
@@ -89,9 +82,9 @@ def test_the_record_of_a_decision_can_be_rewritten_by_neither_identity(
                 with pytest.raises(ClientError) as refused:
                     change(**at, **how)
                 assert refused.value.response["Error"]["Code"] == "AccessDenied"
-    assert {r: _read(cloud, r) for r in records} == before
+    assert {r: _read(enforced, r) for r in records} == before
 
 
-def _read(cloud: Cloud, key: str) -> bytes:
-    data: bytes = cloud.client("admin", "s3").get_object(Bucket=BUCKET, Key=key)["Body"].read()
+def _read(enforced: Cloud, key: str) -> bytes:
+    data: bytes = enforced.client("admin", "s3").get_object(Bucket=BUCKET, Key=key)["Body"].read()
     return data
