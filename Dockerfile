@@ -14,7 +14,9 @@ FROM tools AS compiled-packages
 COPY requirements-serve.txt /build/
 RUN python -m pip install --require-hashes --no-deps --only-binary :all: --no-compile \
         --prefix /prefix -r /build/requirements-serve.txt \
-    && find /prefix -type d -name tests -prune -exec rm -rf {} +
+    && find /prefix -type d -name tests -prune -exec rm -rf {} + \
+    && find /prefix -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.c' \
+        -o -name '*.h' -o -name '*.a' \) -delete
 
 FROM tools AS sklearn-packages
 COPY requirements.txt /build/
@@ -31,11 +33,13 @@ RUN python -m pip uninstall --yes --quiet --root-user-action ignore setuptools w
         --shell /usr/sbin/nologin trilho
 ENV LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 PYTHONPATH=/app \
     OMP_NUM_THREADS=1
+ARG BASE
 ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="trilho-serve" \
       org.opencontainers.image.description="Answers predictions from a verified model bundle" \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${BASE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 WORKDIR /app
@@ -48,6 +52,7 @@ CMD ["serve"]
 
 # The larger image: scikit-learn and the project's own package, which the model's archive refers to.
 FROM runtime AS sklearn
+LABEL org.opencontainers.image.title="trilho-serve-sklearn"
 COPY --from=sklearn-packages /prefix /usr/local
 COPY src /app
 RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash /usr/local/lib /app

@@ -4,7 +4,7 @@
 
 TRILHO_TEST_ENGINE chooses the engine, TRILHO_TEST_BUILD gives more arguments for the build (such as
 `--network host` or `--build-arg BASE=...`). On a machine that cannot pull the base image,
-scripts/local-base-image.sh makes a stand-in.
+scripts/local-base-image.sh makes a stand-in. TRILHO_TEST_LARGER=1 tests the larger image as well.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import joblib
 import pytest
 import served
 from served import ROWS, Service, expected
+from sklearn.dummy import DummyClassifier
 
 from trilho import bundle
 
@@ -76,9 +78,24 @@ def image(engine: str) -> str:
 
 
 @pytest.fixture(scope="module")
+def larger(engine: str, image: str) -> str:
+    """The image with scikit-learn, whose build takes minutes."""
+    if not os.environ.get("TRILHO_TEST_LARGER"):
+        pytest.skip("TRILHO_TEST_LARGER=1 builds the larger image, too, which takes minutes")
+    more = [*shlex.split(os.environ.get("TRILHO_TEST_BUILD", "")), "--target", "sklearn"]
+    more += ["--format", "docker"] if engine == "podman" else []
+    run(engine, "build", "-q", "-t", f"{image}-sklearn", *more, str(ROOT), seconds=1800)
+    return f"{image}-sklearn"
+
+
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("image") / "bundle"
     served.make_bundle(path)
+    return readable(path)
+
+
+def readable(path: Path) -> Path:
     path.parent.chmod(0o755)
     for inner in [path, *path.rglob("*")]:  # the container's user is nobody here
         inner.chmod(0o755 if inner.is_dir() else 0o644)
@@ -140,25 +157,67 @@ def test_does_not_start_on_another_model(engine: str, image: str, folder: Path) 
         assert run(engine, "wait", name) == "3"
 
 
-def test_holds_no_tools_and_no_root(engine: str, image: str) -> None:
-    look = """
+LOOK = """
 import importlib.util, os, shutil, sys
 assert os.getuid() != 0 and os.getgid() != 0, os.getuid()
 for tool in ("pip", "pip3", "gcc", "cc", "uv"):
     assert shutil.which(tool) is None, tool
-for name in ("pip", "setuptools", "wheel", "ensurepip", "pandas", "sklearn", "joblib", "pydantic"):
+for name in ("pip", "wheel", "ensurepip", *sys.argv[1:]):
     assert importlib.util.find_spec(name) is None, name
 for place in ("/app", "/usr/local", "/etc", os.path.expanduser("~")):
     assert not os.access(place, os.W_OK), place
 """
-    run(engine, "run", "--rm", *HARDENED, "--entrypoint", "python", image, "-c", look)
+
+
+def test_serves_what_only_scikit_learn_can_from_the_larger_image(
+    engine: str, larger: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "bundle"
+    served.make_bundle(path, serving="sklearn", golden=[0.5] * len(ROWS))
+    model = DummyClassifier(strategy="prior").fit([[0], [1]], ["no", "yes"])
+    joblib.dump(model, path / "model.joblib")
+    (path / "manifest.json").unlink()
+    digest = bundle.seal(path, served.manifest("binary", "sklearn"))
+    options = ["-p", "127.0.0.1::8080", "-v", f"{readable(path)}:/opt/ml/model:ro"]
+    options += ["--memory", "512m", "-e", "TRILHO_WORKERS=1"]
+    with container(engine, larger, *options) as name:
+        it = service(engine, name)
+        assert it.ready["digest"] == digest
+        assert it.predict(ROWS) == (
+            200,
+            {
+                "predictions": [0.5] * len(ROWS),
+                "decisions": ["no"] * len(ROWS),
+                "model": {"name": "tiny", "version": None, "digest": digest},
+            },
+        )
+        run(engine, "exec", name, "python", "-m", "trilho.serving.health")
+    run(engine, "run", "--rm", *HARDENED, "--entrypoint", "python", larger, "-c", LOOK)
+
+
+def test_the_small_image_says_what_it_takes_to_serve_such_a_model(
+    engine: str, image: str, tmp_path: Path
+) -> None:
+    served.make_bundle(tmp_path / "bundle", serving="sklearn")
+    options = ["-v", f"{readable(tmp_path / 'bundle')}:/opt/ml/model:ro"]
+    with container(engine, image, *options) as name:
+        assert run(engine, "wait", name) == "2"
+        logs = subprocess.run([engine, "logs", name], capture_output=True, text=True, timeout=60)
+        assert "--target sklearn" in logs.stdout + logs.stderr
+
+
+def test_holds_no_tools_and_no_root(engine: str, image: str) -> None:
+    training = ("setuptools", "pandas", "sklearn", "joblib", "pydantic")
+    run(engine, "run", "--rm", *HARDENED, "--entrypoint", "python", image, "-c", LOOK, *training)
     config = json.loads(run(engine, "image", "inspect", image))[0]
     settings = config["Config"]
     assert settings["User"]
     assert settings["Entrypoint"] == ["python", "-m", "trilho.serving"]
     assert settings["Cmd"] == ["serve"]
     assert settings["StopSignal"] in ("SIGTERM", "15")
-    assert settings["Labels"]["org.opencontainers.image.title"] == "trilho-serve"
+    labels = {name.rpartition(".")[2]: text for name, text in settings["Labels"].items()}
+    assert (labels["title"], labels["licenses"]) == ("trilho-serve", "Apache-2.0")
+    assert labels["name"] == "python:3.11-slim"  # of the base
     healthcheck = settings.get("Healthcheck") or config["Healthcheck"]  # docker, podman
     assert healthcheck["Test"] == ["CMD", "python", "-m", "trilho.serving.health"]
 
