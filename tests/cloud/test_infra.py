@@ -22,6 +22,7 @@ from trilho.cli import app
 from trilho.cli import infra as verbs
 from trilho.config import Deploy
 from trilho.demo import ministack
+from trilho.deploy import strategy
 from trilho.deploy.revision import MODEL_DIGEST, MODEL_VERSION
 from trilho.deploy.rollout import deploy
 from trilho.errors import ConflictError, DeploymentError, TrilhoError, UsageError
@@ -396,6 +397,27 @@ def test_service_makes_what_its_template_says(
         "gh variable set TRILHO_SERVICE_URL",
     ]
     assert bad.number == 1
+
+
+def test_what_shifts_traffic_is_made_and_taken_away_again(
+    aws: Callable[[str], Any], up: Callable[..., Result], registry: Registry, tmp_path: Path
+) -> None:
+    publish(registry, tmp_path / "1", 0.6)
+    push_image(aws, "one")
+    up("service")
+    up("service", "TrafficShifting=true")
+    (service,) = aws("ecs").describe_services(cluster="trilho", services=["credit-default"])[
+        "services"
+    ]
+    assert strategy.missing(service) is None
+    (balancer,) = service["loadBalancers"]
+    groups = aws("elbv2").describe_target_groups()["TargetGroups"]
+    assert {g["TargetGroupArn"] for g in groups} == {
+        balancer["targetGroupArn"],
+        balancer["advancedConfiguration"]["alternateTargetGroupArn"],
+    }
+    up("service", "TrafficShifting=false")
+    assert len(aws("elbv2").describe_target_groups()["TargetGroups"]) == 1
 
 
 def test_an_update_of_the_stack_keeps_the_model_that_was_deployed_since(
