@@ -227,9 +227,12 @@ def test_a_switch_in_the_environment_is_true_or_false(value: str, tmp_path: Path
         done = trilho(verb, cwd=tmp_path, expect=2, env={variable: value})
         assert f"{variable} must be true or false, not {value!r}." in done.stderr
         assert len(done.stderr.splitlines()) == 1
-        for fine in ("true", "false", ""):  # on to the next trouble
-            done = trilho(verb, cwd=tmp_path, expect=2, env={variable: fine})
-            assert "pipeline.yaml does not exist" in done.stderr
+
+
+@pytest.mark.parametrize("fine", ["true", "false", ""])
+def test_a_switch_that_is_one_leads_on_to_the_next_trouble(fine: str, tmp_path: Path) -> None:
+    done = trilho("validate", cwd=tmp_path, expect=2, env={"TRILHO_FORCE": fine})
+    assert "pipeline.yaml does not exist" in done.stderr
 
 
 def test_a_dataset_that_is_not_there_exits_3(tmp_path: Path) -> None:
@@ -245,6 +248,9 @@ def test_verbs_out_of_order_say_what_to_run(place: Path, tmp_path: Path) -> None
     for verb in ("evaluate", "gate", "publish"):
         assert "Run `trilho train` first" in trilho(verb, cwd=tmp_path, expect=2).stderr
     assert "nothing to report" in trilho("report", cwd=tmp_path, expect=2).stderr
+    assert "no bundle, so it is not clear what" in trilho("deploy", cwd=tmp_path, expect=2).stderr
+    pipeline = tmp_path / "pipeline.yaml"
+    pipeline.write_text(pipeline.read_text().split("\ndeploy:")[0])
     assert "no 'deploy' section" in trilho("deploy", cwd=tmp_path, expect=2).stderr
 
 
@@ -314,7 +320,7 @@ def test_verbs_leave_their_outputs(place: Path, tmp_path: Path) -> None:
     assert left("validate") == data
     verdict = {"verdict": "PROMOTE" if _promotes(place) else "HOLD", "changed": "true"}
     reports = {f"{what}-path": f".trilho/run/report.{end}" for what, end in FORMS.items()}
-    model = {"model-digest": record["digest"]}
+    model = {"model-digest": record["digest"], "trained": "false"}
     assert left("retrain") == data | verdict | model | reports
     # with HOLD and without the switch: the same outputs, and a check that fails
     env["TRILHO_ALLOW_HOLD"] = "false"
