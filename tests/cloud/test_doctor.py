@@ -498,6 +498,14 @@ CASES = {
         "trilho deploy --version 1 --image localhost:5000/trilho@sha256:",
         False,
     ),
+    "an image of nobody's repository": Case(
+        "service/image",
+        "fail",
+        "not pinned",
+        container(image="serve:1"),
+        "trilho deploy --version 1 --image serve@sha256:...",
+        False,
+    ),
     "root": Case(
         "service/confinement", "warn", "as root", container(user=None), "trilho infra up", False
     ),
@@ -597,6 +605,23 @@ def test_what_is_wrong_is_found_and_the_remedy_mends_it(world: World, what: str)
         aws_command.run(found.mend, world.client)
         mended = only(world.context(), case.check)
         assert mended.status == "pass", mended
+
+
+def test_remedies_that_are_printed_together_do_not_undo_each_other(world: World) -> None:
+    """A policy, and ECS's settings of deployments, are replaced as a whole."""
+    s3("delete_bucket_policy")(world)
+    world.configure(
+        **BREAKER_OFF,
+        minimumHealthyPercent=50,
+        alarms={"alarmNames": world.alarms, "enable": False, "rollback": False},
+    )
+    ids = ("bucket/TLS only", "bucket/append-only", "service/circuit breaker")
+    ids += ("service/minimum healthy", "alarms/deployment")
+    findings = look(world.context(), *ids)
+    assert "pass" not in {f.status for f in findings}
+    for finding in findings:
+        aws_command.run(finding.mend or "", world.client)
+    assert {f.status for f in look(world.context(), *ids)} == {"pass"}
 
 
 def test_only_deep_sees_a_file_whose_content_was_changed(world: World) -> None:
@@ -1103,6 +1128,16 @@ def test_the_verb_prints_a_table_with_the_remedies_and_fails_by_the_worst(projec
     assert summary.count("| ✅ pass |") == sum(
         f["status"] == "pass" for f in json.loads(failed.stdout)["findings"]
     )
+
+
+def test_a_printed_remedy_can_be_copied_even_from_githubs_log(project: World) -> None:
+    """Nothing was put into it that cannot be seen, though it holds `::`."""
+    s3("delete_bucket_policy")(project)
+    done = CliRunner().invoke(app, ["doctor"], env={"GITHUB_ACTIONS": "true"})
+    starts = "aws s3api put-bucket-policy"
+    (line,) = {line for line in done.stderr.splitlines() if line.startswith(starts)}
+    aws_command.run(line, project.client)
+    assert only(project.context(), "bucket/TLS only").status == "pass"
 
 
 def test_the_verb_prints_the_observers_policy(project: World) -> None:

@@ -132,5 +132,10 @@ def _show(findings: list[Finding]) -> None:
     for finding in findings:
         if finding.mend:
             say(f"\n{SIGNS[finding.status]} {finding.area}, {finding.check}: {finding.found}")
-            err.print(harmless(finding.mend), markup=False)
+            err.print("\n".join(map(_as_it_is, finding.mend.splitlines())), markup=False)
     err.print()
+
+
+def _as_it_is(line: str) -> str:
+    """A line that can be copied: in one like this, GitHub sees no command but at its beginning."""
+    return harmless(line) if line.lstrip().startswith("::") or "##[" in line else line

@@ -6,6 +6,7 @@ from typing import Any
 
 from trilho.doctor.context import Context
 from trilho.doctor.findings import Finding, Unknown, aws, bad, doubt, good
+from trilho.doctor.service import deployments_mended
 from trilho.storage.aws import explained
 
 REPAIR = "trilho infra up service"
@@ -18,16 +19,9 @@ def deployment(c: Context) -> Finding:
     if not names:
         return doubt("no alarm ends a deployment: only tasks that crash do", REPAIR)
     if not (settings.get("enable") and settings.get("rollback")):
-        changed = {"alarms": {"alarmNames": names, "enable": True, "rollback": True}}
         return bad(
             f"{', '.join(names)} do not end a deployment, or bring nothing back",
-            aws(
-                "ecs",
-                "update-service",
-                cluster=c.wanted.cluster,
-                service=c.wanted.service,
-                deployment_configuration=c.service["deploymentConfiguration"] | changed,
-            ),
+            deployments_mended(c),
         )
     if missing := sorted(set(names) - {alarm["AlarmName"] for alarm in _alarms(c)}):
         return bad(f"the service names alarms that do not exist: {', '.join(missing)}", REPAIR)

@@ -67,75 +67,19 @@ def public_access(c: Context) -> Finding:
 
 
 def tls_only(c: Context) -> Finding:
-    wanted: dict[str, Any] = {
-        "Sid": "TlsOnly",
-        "Effect": "Deny",
-        "Principal": "*",
-        "Action": "s3:*",
-        "Resource": [_arn(c), f"{_arn(c)}/*"],
-        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-    }
-    statements = _policy(c)
-    if any(
-        s["Effect"] == "Deny"
-        and _everybody(s)
-        and {"s3:*", "*"} & set(_listed(s.get("Action")))
-        and set(wanted["Resource"]) <= set(_listed(s.get("Resource")))
-        and _texts(s.get("Condition", {}).get("Bool", {})) == {"aws:securetransport": {"false"}}
-        and set(s["Condition"]) == {"Bool"}
-        for s in statements
-    ):
+    if not _without_tls(c):
         return good("requests without TLS are refused")
-    return bad("the bucket answers requests without TLS", _put_policy(c, [*statements, wanted]))
+    return bad("the bucket answers requests without TLS", _policy_mended(c))
 
 
 def append_only(c: Context) -> Finding:
     """Whether the bucket itself keeps everybody from rewriting what was decided."""
-    keys = [f"{_arn(c)}/{_below(c, prefix)}*" for prefix in ONCE]
-    everything = f"{_arn(c)}/{_below(c, '')}*"
-    rewrite: dict[str, Any] = {
-        "Sid": "WrittenOnceIsNotOverwritten",
-        "Effect": "Deny",
-        "Principal": "*",
-        "Action": "s3:PutObject",
-        "Resource": keys,
-        "Condition": {
-            "Null": {"s3:if-none-match": "true"},
-            "Bool": {"s3:ObjectCreationOperation": "true"},
-        },
-    }
-    delete: dict[str, Any] = {
-        "Sid": "NothingIsDeleted",
-        "Effect": "Deny",
-        "Principal": "*",
-        "Action": ["s3:DeleteObject", "s3:DeleteObjectVersion"],
-        "Resource": everything,
-    }
-    statements = _policy(c)
-    denied = [s for s in statements if s["Effect"] == "Deny" and _everybody(s)]
-    kept = [
-        key
-        for key in keys
-        for s in denied
-        if "s3:PutObject" in _listed(s.get("Action"))
-        and key in _listed(s.get("Resource"))
-        and "s3:if-none-match" in _texts(s.get("Condition", {}).get("Null", {}))
-    ]
-    lasting = any(
-        set(delete["Action"]) <= set(_listed(s.get("Action")))
-        and everything in _listed(s.get("Resource"))
-        and not s.get("Condition")
-        for s in denied
-    )
-    if set(kept) == set(keys) and lasting:
+    if not (missing := _rewritable(c)):
         return good("what is written once is neither overwritten nor deleted, by nobody")
-    missing = [*([] if set(kept) == set(keys) else [rewrite]), *([] if lasting else [delete])]
-    without = {s["Sid"] for s in missing}
-    rest = [s for s in statements if s.get("Sid") not in without]
     return doubt(
         "whoever holds other policies may rewrite or delete what was decided: the bucket's policy "
-        f"has no {' and no '.join(sorted(without))}",
-        _put_policy(c, [*rest, *missing]),
+        f"has no {' and no '.join(sorted(s['Sid'] for s in missing))}",
+        _policy_mended(c),
     )
 
 
@@ -202,19 +146,87 @@ def _lifecycle(c: Context, rules: list[dict[str, Any]]) -> str:
     return _put(c, "put-bucket-lifecycle-configuration", lifecycle_configuration={"Rules": rules})
 
 
-def _policy(c: Context) -> list[dict[str, Any]]:
-    """The statements of the bucket's policy."""
-    found = _get(c, "get_bucket_policy", "NoSuchBucketPolicy")
-    return list(_listed(json.loads(found["Policy"])["Statement"])) if found else []
+def _without_tls(c: Context) -> list[dict[str, Any]]:
+    """The statement that refuses requests without TLS, if the policy has none like it."""
+    wanted: dict[str, Any] = {
+        "Sid": "TlsOnly",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:*",
+        "Resource": [_arn(c), f"{_arn(c)}/*"],
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }
+    refused = any(
+        {"s3:*", "*"} & set(_listed(s.get("Action")))
+        and set(wanted["Resource"]) <= set(_listed(s.get("Resource")))
+        and _texts(s.get("Condition", {}).get("Bool", {})) == {"aws:securetransport": {"false"}}
+        and set(s["Condition"]) == {"Bool"}
+        for s in _denials(c)
+    )
+    return [] if refused else [wanted]
 
 
-def _put_policy(c: Context, statements: list[dict[str, Any]]) -> str:
-    policy = {"Version": "2012-10-17", "Statement": statements}
+def _rewritable(c: Context) -> list[dict[str, Any]]:
+    """The statements that keep what is written once, as far as the policy has none like them."""
+    keys = [f"{_arn(c)}/{_below(c, prefix)}*" for prefix in ONCE]
+    everything = f"{_arn(c)}/{_below(c, '')}*"
+    rewrite: dict[str, Any] = {
+        "Sid": "WrittenOnceIsNotOverwritten",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:PutObject",
+        "Resource": keys,
+        "Condition": {
+            "Null": {"s3:if-none-match": "true"},
+            "Bool": {"s3:ObjectCreationOperation": "true"},
+        },
+    }
+    delete: dict[str, Any] = {
+        "Sid": "NothingIsDeleted",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": ["s3:DeleteObject", "s3:DeleteObjectVersion"],
+        "Resource": everything,
+    }
+    kept = {
+        key
+        for s in _denials(c)
+        if "s3:PutObject" in _listed(s.get("Action"))
+        and _texts(s.get("Condition", {}).get("Null", {})).get("s3:if-none-match") == {"true"}
+        for key in _listed(s.get("Resource"))
+    }
+    lasting = any(
+        set(delete["Action"]) <= set(_listed(s.get("Action")))
+        and everything in _listed(s.get("Resource"))
+        and not s.get("Condition")
+        for s in _denials(c)
+    )
+    return [*([] if kept.issuperset(keys) else [rewrite]), *([] if lasting else [delete])]
+
+
+def _policy_mended(c: Context) -> str:
+    """The command that adds all that the policy lacks: it is replaced as a whole."""
+    missing = [*_without_tls(c), *_rewritable(c)]
+    replaced = {s["Sid"] for s in missing}
+    rest = [s for s in _policy(c) if s.get("Sid") not in replaced]
+    policy = {"Version": "2012-10-17", "Statement": [*rest, *missing]}
     return _put(c, "put-bucket-policy", policy=json.dumps(policy))
 
 
-def _everybody(statement: dict[str, Any]) -> bool:
-    return statement.get("Principal") in ("*", {"AWS": "*"}, {"AWS": ["*"]})
+def _denials(c: Context) -> list[dict[str, Any]]:
+    """The statements that deny something to everybody."""
+    everybody: tuple[Any, ...] = ("*", {"AWS": "*"}, {"AWS": ["*"]})
+    return [s for s in _policy(c) if s["Effect"] == "Deny" and s.get("Principal") in everybody]
+
+
+def _policy(c: Context) -> list[dict[str, Any]]:
+    """The statements of the bucket's policy."""
+
+    def read() -> list[dict[str, Any]]:
+        found = _get(c, "get_bucket_policy", "NoSuchBucketPolicy")
+        return list(_listed(json.loads(found["Policy"])["Statement"])) if found else []
+
+    return c.once("bucket policy", read)
 
 
 def _listed(value: Any) -> list[Any]:

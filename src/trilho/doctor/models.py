@@ -31,6 +31,8 @@ def versions(c: Context) -> Finding:
 def champion(c: Context) -> Finding:
     alias = c.registry.alias(CHAMPION)
     if alias is None:
+        if not c.once("versions", c.registry.versions):
+            raise Unknown("no version was published yet")
         return doubt("there is no champion yet: nothing was deployed", "trilho deploy --version 1")
     version = c.registry.version(alias.version)
     if version.digest != alias.digest:

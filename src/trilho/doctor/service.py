@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from trilho.deploy.revision import MODEL_URI
 from trilho.doctor.context import Context
@@ -13,6 +13,7 @@ from trilho.errors import UsageError
 from trilho.registry import CHAMPION
 from trilho.storage.aws import explained
 
+# of the circuit breaker, and of the alarms
 BREAKER = {"enable": True, "rollback": True}
 
 
@@ -61,7 +62,7 @@ def circuit_breaker(c: Context) -> Finding:
         return good("on, with rollback")
     return bad(
         "on, but it does not roll back" if breaker.get("enable") else "off: a bad task is retried",
-        _update(c, deploymentCircuitBreaker={**breaker, **BREAKER}),
+        deployments_mended(c),
     )
 
 
@@ -71,7 +72,7 @@ def minimum_healthy(c: Context) -> Finding:
         return good(f"{percent} % of the tasks stay while a deployment runs")
     return bad(
         f"only {percent} % of the tasks stay while a deployment runs",
-        _update(c, minimumHealthyPercent=100, maximumPercent=200),
+        deployments_mended(c),
     )
 
 
@@ -187,24 +188,33 @@ def _number(c: Context) -> str:
 
 def _digest(c: Context, image: str) -> str:
     """The digest that a tag of ECR has now; one to fill in where that cannot be asked."""
+    if ".dkr.ecr." not in image:
+        return "sha256:..."
     repository, _, tag = image.partition("/")[2].partition(":")
     try:
         found = c.client("ecr").describe_images(
             repositoryName=repository, imageIds=[{"imageTag": tag or "latest"}]
         )["imageDetails"]
         return str(found[0]["imageDigest"])
-    except (ClientError, IndexError, KeyError):
+    except (ClientError, BotoCoreError, IndexError, KeyError):
         return "sha256:..."
 
 
-def _update(c: Context, **changes: Any) -> str:
+def deployments_mended(c: Context) -> str:
+    """The command that sets all that a deployment should hold; ECS replaces it as a whole."""
     wanted = c.wanted
+    settings: dict[str, Any] = dict(c.service.get("deploymentConfiguration", {}))
+    settings["deploymentCircuitBreaker"] = settings.get("deploymentCircuitBreaker", {}) | BREAKER
+    if settings.get("minimumHealthyPercent", 100) < 100:
+        settings |= {"minimumHealthyPercent": 100, "maximumPercent": 200}
+    if settings.get("alarms", {}).get("alarmNames"):
+        settings["alarms"] = settings["alarms"] | BREAKER
     return aws(
         "ecs",
         "update-service",
         cluster=wanted.cluster,
         service=wanted.service,
-        deployment_configuration=c.service.get("deploymentConfiguration", {}) | changes,
+        deployment_configuration=settings,
     )
 
 
