@@ -25,7 +25,8 @@ ANSWERS = {
     EXPIRED: (400, "ExpiredTokenException", 400, "ExpiredToken"),
     THROTTLED: (400, "ThrottlingException", 503, "SlowDown"),
 }
-CHANGING = re.compile(r"Put|Update|Register|Upload|Delete")
+CHANGING = re.compile(r"\.(Put|Update|Register)")
+READING = re.compile(r"\.(Get|Head|List|Describe)")
 
 Fault = Callable[[str, int], str | None]
 """From a call such as `ecs.UpdateService` and its number to what befalls it."""
@@ -80,6 +81,7 @@ class Line:
 
     def changing(self) -> list[int]:
         """The numbers of the calls that change something, of those made since the last reset."""
+        assert all(CHANGING.search(call) or READING.search(call) for call in self.calls)
         return [n for n, call in enumerate(self.calls) if CHANGING.search(call)]
 
     def kill(self, number: int, act: Callable[[], object]) -> None:
