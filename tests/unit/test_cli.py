@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,7 +10,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +21,7 @@ from step import outputs
 from typer.testing import CliRunner
 
 from trilho import pipeline
-from trilho.cli import app, console
+from trilho.cli import app, console, main
 from trilho.config import Overrides, load
 from trilho.evaluation.results import Comparison
 from trilho.registry import Source, open_registry
@@ -49,6 +52,27 @@ VERBS = [
 def trilho(
     *arguments: str, cwd: Path, expect: int = 0, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
+    """Run `trilho` in this process: to import everything anew takes longer than most verbs do."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["trilho", *arguments])
+        for name in [n for n in os.environ if n.startswith(("TRILHO_", "GITHUB_"))]:
+            patch.delenv(name)
+        for name, value in (env or {}).items():
+            patch.setenv(name, value)
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                code = main()
+            except SystemExit as end:
+                code = end.code
+    return checked(arguments, code or 0, out.getvalue(), err.getvalue(), expect)
+
+
+def script(
+    *arguments: str, cwd: Path, expect: int = 0, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `trilho` as a user does."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRILHO_", "GITHUB_"))}
     done = subprocess.run(
         [TRILHO, *arguments],
@@ -59,9 +83,15 @@ def trilho(
         timeout=240,
         stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done
+    return checked(arguments, done.returncode, done.stdout, done.stderr, expect)
+
+
+def checked(
+    arguments: tuple[str, ...], code: Any, out: str, err: str, expect: int
+) -> subprocess.CompletedProcess[str]:
+    assert code == expect, f"exit {code}\n{out}\n{err}"
+    assert "Traceback" not in err
+    return subprocess.CompletedProcess(["trilho", *arguments], code, out, err)
 
 
 def odd_frame(rows: int = 600) -> pd.DataFrame:
@@ -94,14 +124,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a space in its name, where init, validate and train have been run."""
     folder = tmp_path_factory.mktemp("my project")
     odd_frame().to_csv(folder / "mydata.csv", index=False)
-    trilho("init", "mydata.csv", "--target", "y", cwd=folder)
-    trilho("validate", cwd=folder)
-    trilho("train", cwd=folder)
+    script("init", "mydata.csv", "--target", "y", cwd=folder)
+    script("validate", cwd=folder)
+    script("train", cwd=folder)
     return folder
 
 
 def test_help_lists_every_verb_and_the_exit_codes(tmp_path: Path) -> None:
-    out = trilho("--help", cwd=tmp_path).stdout
+    out = script("--help", cwd=tmp_path).stdout
     for verb in VERBS:
         assert re.search(rf"│ {verb} ", out), verb
     assert "6 deployment failed" in out
