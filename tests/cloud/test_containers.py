@@ -144,6 +144,7 @@ class World:
             url=self.url,
             timeout_minutes=1,
             smoke_timeout_seconds=15,
+            smoke_max_milliseconds=20_000,
         )
 
     def told(self, line: str) -> None:

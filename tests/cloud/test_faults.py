@@ -140,7 +140,12 @@ class World:
         )
 
     def settings(self, **more: Any) -> Deploy:
-        bounds = {"timeout_minutes": 0.005, "smoke_timeout_seconds": 0.5}
+        # what is away is given up soon; how slow this machine is decides nothing
+        bounds = {
+            "timeout_minutes": 0.005,
+            "smoke_timeout_seconds": 0.5,
+            "smoke_max_milliseconds": 20_000,
+        }
         return Deploy(
             **{"cluster": CLUSTER, "service": SERVICE, "url": self.answers.url, **bounds, **more}
         )

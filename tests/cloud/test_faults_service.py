@@ -71,7 +71,11 @@ def publish(folder: Path) -> int:
 
 def ship(keeper: State, version: int, wait: float = 3) -> None:
     settings = Deploy(
-        cluster=CLUSTER, service=SERVICE, url=keeper.service_url, smoke_timeout_seconds=wait
+        cluster=CLUSTER,
+        service=SERVICE,
+        url=keeper.service_url,
+        smoke_timeout_seconds=wait,
+        smoke_max_milliseconds=20_000,
     )
     registry = open_registry(cloud.REGISTRY)
     deploy(registry, version, settings, registry_url=cloud.REGISTRY, source=BY, poll=0.05)
@@ -141,6 +145,7 @@ deploy:
   service: {production}
   url: https://model.example.com
   smoke_timeout_seconds: 3
+  smoke_max_milliseconds: 20000
 """
 
 
