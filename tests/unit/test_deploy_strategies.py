@@ -20,6 +20,8 @@ from trilho.deploy.ecs import Service
 from trilho.deploy.rollback import rollback
 from trilho.deploy.rollout import CHAMPION, Deployment, deploy
 from trilho.deploy.watch import StoppedError, SupersededError, watch
+from trilho.doctor.context import Context
+from trilho.doctor.service import exists
 from trilho.errors import DeploymentError, UnavailableError, UsageError
 from trilho.registry import Registry, Source, open_registry
 
@@ -222,6 +224,15 @@ def test_a_service_that_cannot_shift_traffic_is_refused_before_anything_changes(
     assert not rail.ecs.sent("UpdateService")
     rail.ecs.script = list(ROLLED)
     assert rail.ship(2, strategy=Strategy(method="rolling")).changed
+
+
+def test_the_doctor_finds_it_before_the_first_deployment(rail: Rail) -> None:
+    settings = rail.settings(Strategy(method="canary"))
+    for balancers, status in ((without(), "pass"), ([BALANCER], "fail")):
+        rail.ecs.balancers = balancers
+        found = exists(Context(registry_url=rail.registry.store.url, deploy=settings))
+        assert found.status == status
+    assert "--param TrafficShifting=true" in str(found.mend)
 
 
 def test_a_boto3_that_does_not_know_the_strategy_is_to_be_upgraded(

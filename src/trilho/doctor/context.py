@@ -145,7 +145,12 @@ class Context:
     @property
     def ecs(self) -> Service:
         wanted = self.wanted
-        return self.once("ecs", lambda: Service(wanted.cluster, wanted.service, wanted.container))
+        return self.once(
+            "ecs",
+            lambda: Service(
+                wanted.cluster, wanted.service, wanted.container, strategy=wanted.strategy
+            ),
+        )
 
     @property
     def wanted(self) -> Deploy:
