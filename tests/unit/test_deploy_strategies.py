@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import templates
+from botocore.exceptions import EndpointConnectionError
 from ecs_service import Answers, answering, publish
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -164,6 +165,16 @@ def test_what_the_pipeline_does_not_name_stays_as_the_service_has_it() -> None:
         "strategy": "BLUE_GREEN",
         "bakeTimeInMinutes": 5,
     }
+
+
+def test_a_record_that_cannot_be_read_keeps_nobody_from_deploying() -> None:
+    ecs = ShiftingEcs()
+
+    def away(**_: Any) -> None:
+        raise EndpointConnectionError(endpoint_url="https://ecs.example")
+
+    ecs.ListServiceDeployments = away  # type: ignore[method-assign]
+    assert updated(ecs, None)["strategy"] == "ROLLING"
 
 
 @pytest.mark.parametrize("method", ["canary", "linear", "blue-green"])

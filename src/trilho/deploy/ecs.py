@@ -198,7 +198,9 @@ class Service:
         # to go back, a service without what the strategy takes does as its own settings say
         wanted = None if at_once and strategies.missing(service) else self.strategy
         settings = strategies.configuration(wanted, own, at_once=at_once)
-        with suppress(ClientError):  # an ECS that has no record of deployments, or keeps it from us
+        with suppress(
+            ClientError, BotoCoreError
+        ):  # an ECS that has no record of deployments, or keeps it from us
             self.outdated = self.current_deployment(service)
         with self._explained("UpdateService"):
             try:
