@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -92,6 +92,14 @@ def ask(keeper: State) -> dict[str, Any]:
         connection.close()
 
 
+def until(condition: Callable[[], bool]) -> None:
+    Retrying(
+        stop=stop_after_delay(30),
+        wait=wait_fixed(0.05),
+        retry=retry_if_result(lambda held: not held),
+    )(condition)
+
+
 def float_difference(folder: Path, patch: pytest.MonkeyPatch) -> None:
     make_bundle(folder, golden=[*GOLDEN[:-1], GOLDEN[-1] + 2e-9])  # the tolerance is 1e-9
 
@@ -131,8 +139,9 @@ def test_a_service_whose_golden_rows_differ_never_serves(
     alias = registry.alias(CHAMPION)
     assert alias is not None
     assert alias.version == 1
-    told = log.read_bytes()[before:].decode()
-    assert "this environment is not the one the model was proven in" in told
+    # scikit-learn takes its time; whatever it does, the old version answers
+    until(lambda: b"not the one the model was proven in" in log.read_bytes()[before:])
+    assert ask(keeper)["model"]["version"] == "1"
 
 
 PIPELINE = """\
@@ -210,6 +219,7 @@ def test_a_drill_times_the_way_back_and_leaves_nothing_that_could_be_deployed(
     assert "**RECOVERED** — What served before served again" in summary
     assert "| Time to recover |" in summary
     assert "does not serve sha256:" in summary
+    assert "quarantined" not in summary
     # what was broken is no version, neither there nor here
     ground = open_registry(f"{cloud.REGISTRY}/{GROUND}")
     assert ground.versions() == []
@@ -254,8 +264,4 @@ def test_a_drill_says_so_when_what_is_broken_is_taken_for_whole(
     assert definition() == revision
     assert outputs(tmp_path / "outputs") == {"outcome": "failed"}
     assert "**THE DRILL FAILED** — The broken version" in (tmp_path / "summary").read_text()
-    Retrying(  # the process of version 1 starts anew
-        stop=stop_after_delay(20),
-        wait=wait_fixed(0.05),
-        retry=retry_if_result(lambda version: version != "1"),
-    )(lambda: ask(keeper)["model"]["version"])
+    until(lambda: ask(keeper)["model"]["version"] == "1")  # its process starts anew

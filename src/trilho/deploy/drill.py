@@ -122,7 +122,8 @@ def drill(
             poll=poll,
         )
     except VersionFailedError as error:
-        reason = error.message
+        # without what became of the version, which is none
+        reason = error.message.partition(f" {running.name} serves again.")[0]
     left = _clean(ecs, running, broken.digest)
     if reason.startswith(taken):
         raise DeploymentError(
