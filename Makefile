@@ -1,5 +1,7 @@
 # Every target explains itself: `make help`.
 .DEFAULT_GOAL := help
+# Without compiled modules every process compiles the libraries anew: seconds each time.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup demo demo-stop test lint lint-workflows secrets audit scan-infra format callers lock schema benchmark speed clean
 
 help: ## Show this list
