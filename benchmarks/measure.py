@@ -40,9 +40,7 @@ def run(command: Sequence[str], cwd: Path, done: tuple[int, ...] = (0,)) -> Usag
     """
     with open(cwd / "benchmark.log", "wb") as log:
         start = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=cwd, env=ENVIRONMENT, stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
