@@ -9,6 +9,8 @@ ARG BASE=python:3.11-slim
 # Installs into a prefix of its own, so that nothing of the tools that install is carried over.
 FROM ${BASE} AS tools
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+# Python is compiled now because nothing can be written later: without it each start costs a second
+# more. The packages apart from our own code, so that a change of that does not compile them again.
 
 FROM tools AS compiled-packages
 COPY requirements-serve.txt /build/
@@ -16,12 +18,14 @@ RUN python -m pip install --require-hashes --no-deps --only-binary :all: --no-co
         --prefix /prefix -r /build/requirements-serve.txt \
     && find /prefix -type d -name tests -prune -exec rm -rf {} + \
     && find /prefix -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.c' \
-        -o -name '*.h' -o -name '*.a' \) -delete
+        -o -name '*.h' -o -name '*.a' \) -delete \
+    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash -s /prefix -p /usr/local /prefix
 
 FROM tools AS sklearn-packages
 COPY requirements.txt /build/
 RUN python -m pip install --require-hashes --no-deps --only-binary :all: --no-compile \
-        --prefix /prefix -r /build/requirements.txt
+        --prefix /prefix -r /build/requirements.txt \
+    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash -s /prefix -p /usr/local /prefix
 
 # What both images have in common: no installer, no root, nothing to write to.
 FROM ${BASE} AS runtime
@@ -29,6 +33,7 @@ RUN python -m pip uninstall --yes --quiet --root-user-action ignore setuptools w
     && rm -rf /usr/local/lib/python3*/ensurepip /usr/local/lib/python3*/idlelib \
         /usr/local/lib/python3*/lib2to3 /usr/local/bin/idle* /usr/local/bin/2to3* \
     && find /usr/local -type d -name __pycache__ -prune -exec rm -rf {} + \
+    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /usr/local/lib \
     && useradd --system --uid 10001 --no-create-home --home-dir /nonexistent \
         --shell /usr/sbin/nologin trilho
 ENV LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 PYTHONPATH=/app \
@@ -55,13 +60,12 @@ FROM runtime AS sklearn
 LABEL org.opencontainers.image.title="trilho-serve-sklearn"
 COPY --from=sklearn-packages /prefix /usr/local
 COPY src /app
-RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash /usr/local/lib /app
+RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash /app
 USER trilho
 
 # The last stage is what `docker build .` makes.
 FROM runtime AS compiled
 COPY --from=compiled-packages /prefix /usr/local
 COPY src/trilho /app/trilho
-# Compiled now because nothing can be written later: without it each start costs a second more.
-RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash /usr/local/lib /app
+RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash /app
 USER trilho

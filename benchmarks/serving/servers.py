@@ -259,13 +259,17 @@ def running(server: Server, kind: str, place: Place) -> Iterator[Running]:
     """
     port = free_port()
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TRILHO_", "PYTHON"))}
-    log = place.folder / "server.log"
+    log, temporary = place.folder / "server.log", place.folder / "tmp"
+    temporary.mkdir(exist_ok=True)  # some leave there what they do not remove
     begun = time.perf_counter()
     with log.open("wb") as out:
         process = subprocess.Popen(
             server.command(kind, port),
             cwd=place.folder,
-            env=inherited | COMMON | dict(server.variables(kind, port)),
+            env=inherited
+            | COMMON
+            | {"TMPDIR": str(temporary)}
+            | dict(server.variables(kind, port)),
             stdout=out,
             stderr=out,
             start_new_session=True,
