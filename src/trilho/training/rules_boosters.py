@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trilho.compiled import trees  # noqa: F401  # it registers
+import trilho.compiled.trees  # noqa: F401  # it registers
 from trilho.compiled.operations import BUILD, Arguments, Shape
 from trilho.training.builder import Builder, Cell, Table
 from trilho.training.compile import CompileRefused, name_of, scores
