@@ -8,7 +8,8 @@ ARG BASE=python:3.11-slim
 
 # Installs into a prefix of its own, so that nothing of the tools that install is carried over.
 FROM ${BASE} AS tools
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore \
+    PIP_DEFAULT_TIMEOUT=60
 # Python is compiled now because nothing can be written later: without it each start costs a second
 # more. The packages apart from our own code, so that a change of that does not compile them again.
 
