@@ -245,6 +245,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             finally:
                 targets.stop.set()
                 thread.join()
+                cloud.scale(0)  # or a task that ends with the rest would be replaced
     finally:
         story.end(folder / "demo")
 
