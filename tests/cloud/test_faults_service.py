@@ -6,6 +6,7 @@ is ready, and what is not ready takes no traffic.
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 from collections.abc import Callable, Iterator
@@ -28,11 +29,12 @@ from trilho.cli import app
 from trilho.config import Deploy
 from trilho.demo import background, cloud, ministack
 from trilho.demo.keeper import CLUSTER, SERVICE, State
+from trilho.deploy import ecs
 from trilho.deploy.drill import GROUND
 from trilho.deploy.rollout import CHAMPION, deploy
 from trilho.errors import DeploymentError, UsageError
 from trilho.registry import QuarantinedError, Registry, Source, open_registry
-from trilho.storage.aws import client
+from trilho.storage import aws
 
 BY = Source(actor="tester")
 GOLDEN = [expected(row) for row in ROWS]
@@ -51,6 +53,9 @@ def keeper(folder: Path) -> Iterator[State]:
         patch.delenv("AWS_PROFILE", raising=False)
         for name, value in ministack.client_environment(state.aws_url).items():
             patch.setenv(name, value)
+        # to make a client takes longer than what is asked of it
+        patch.setattr(aws, "client", functools.cache(aws.client))
+        patch.setattr(ecs, "connect", functools.cache(ecs.connect))
         cloud.create({}, containers=False)
         make_bundle(folder / "1")
         ship(state, publish(folder / "1"), wait=20)
@@ -189,13 +194,13 @@ def drill(keeper: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dri
 
 def stored() -> dict[str, str]:
     """The objects of the registry itself."""
-    pages = client("s3").get_paginator("list_objects_v2").paginate(Bucket=cloud.BUCKET)
+    pages = aws.client("s3").get_paginator("list_objects_v2").paginate(Bucket=cloud.BUCKET)
     objects = (o for page in pages for o in page["Contents"])
     return {o["Key"]: o["ETag"] for o in objects if f"/{GROUND}/" not in o["Key"]}
 
 
 def definition() -> str:
-    found = client("ecs").describe_services(cluster=CLUSTER, services=[SERVICE])["services"][0]
+    found = aws.client("ecs").describe_services(cluster=CLUSTER, services=[SERVICE])["services"][0]
     return str(found["taskDefinition"])
 
 
@@ -230,7 +235,7 @@ def test_a_drill_times_the_way_back_and_leaves_nothing_that_could_be_deployed(
             ground.publish(digest, verdict="PROMOTE", source=BY)
         with pytest.raises(UsageError, match="There is no bundle"):
             registry.publish(digest, verdict="PROMOTE", source=BY)
-    active = client("ecs").list_task_definitions(familyPrefix=SERVICE, status="INACTIVE")
+    active = aws.client("ecs").list_task_definitions(familyPrefix=SERVICE, status="INACTIVE")
     assert len(active["taskDefinitionArns"]) == 2
 
 

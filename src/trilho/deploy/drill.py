@@ -75,7 +75,8 @@ def drill(
     ecs = Service(settings.cluster, settings.service, settings.container)
     running = ecs.revision(ecs.describe()["taskDefinition"])
     uri, digest = _serves(running)
-    golden = rollout.read_golden(open_registry(uri), digest)
+    registry = open_registry(uri)
+    golden = rollout.read_golden(registry, digest)
 
     def answers() -> None:
         smoke(
@@ -97,7 +98,7 @@ def drill(
 
     root = f"{uri.rstrip('/')}/{GROUND}"
     ground = open_registry(root)
-    broken = _break(open_registry(uri), digest, ground)
+    broken = _break(registry, digest, ground)
     told: list[tuple[float, str]] = []
 
     def tell(line: str) -> None:
