@@ -52,6 +52,14 @@ class Uv:
         line = f"import sys; sys.pycache_prefix = {str(folder)!r}\n"
         (self.site_packages() / "trilho_pycache.pth").write_text(line, encoding="utf-8")
 
+    def forget_compiled(self, folder: Path, package: str) -> None:
+        """Drop what was compiled of a package whose version does not tell one state from another.
+
+        Python tells them by size and second, which an earlier step of the same job may share.
+        """
+        place = self.site_packages() / package
+        shutil.rmtree(folder / place.relative_to(place.anchor), ignore_errors=True)
+
     def run_python(self, code: str) -> None:
         """Run code in the environment; what it says and how it ends does not matter."""
         python = self.environment / "bin" / "python"

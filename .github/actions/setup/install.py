@@ -100,6 +100,7 @@ def install(plan: Plan) -> None:
     uv.install_trilho(plan.root)
     compiled = plan.cache / "pycache"
     uv.keep_compiled(compiled)
+    uv.forget_compiled(compiled, "trilho")
     if not compiled.exists():
         say("Compiling what the verbs import, for the next jobs, too ...")
         uv.run_python(IMPORT_EVERYTHING)

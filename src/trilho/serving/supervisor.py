@@ -159,7 +159,8 @@ class Supervisor:
         first, self._ending = not self._ending, True
         self._due.clear()
         self._kill_at = min(self._kill_at, time.monotonic() + self._end_seconds + MARGIN_SECONDS)
-        self._signal(with_signal)
+        # a worker that is busy would take two of the first kind for one, and drain
+        self._signal(with_signal if first else signal.SIGINT)
         if first and with_signal == signal.SIGTERM:
             self._drain()
 
