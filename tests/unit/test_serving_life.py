@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -239,6 +240,30 @@ def test_a_second_sigterm_and_ctrl_c_do_not_wait(folder: Path, workers: int) -> 
         assert service.stop(signal.SIGTERM)[0] == 0  # far below 60 s, or communicate times out
     with running(TRILHO_MODEL_DIR=folder, **variables) as service:
         assert service.stop(signal.SIGINT)[0] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells of signals that wait")
+def test_a_busy_worker_does_not_take_two_signals_for_one(folder: Path) -> None:
+    def waits(pid: int, number: int) -> bool:
+        (pending,) = re.findall(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+        return bool(int(pending, 16) >> (number - 1) & 1)
+
+    with running(
+        TRILHO_MODEL_DIR=folder, TRILHO_DRAIN_SECONDS="60", TRILHO_WORKERS="2"
+    ) as service:  # fmt: skip
+        workers = children(service)
+        assert len(workers) == 2
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            service.process.send_signal(signal.SIGTERM)
+            eventually(lambda: all(waits(pid, signal.SIGTERM) for pid in workers))
+            service.process.send_signal(signal.SIGTERM)
+            eventually(lambda: all(waits(pid, signal.SIGINT) for pid in workers))
+        finally:
+            for pid in workers:
+                os.kill(pid, signal.SIGCONT)
+        assert service.end()[0] == 0
 
 
 # ── several workers ───────────────────────────────────────────────────────────────────────────────
