@@ -12,8 +12,9 @@ from typing import Any
 
 import boto3
 import msgspec
+from manifests import manifest
 
-from trilho.bundle import Golden, Manifest, canonical
+from trilho.bundle import Golden, canonical, seal
 from trilho.deploy.revision import MODEL_DIGEST
 
 CLUSTER, SERVICE = "models", "credit"
@@ -100,7 +101,6 @@ def answering(registry: Any) -> Iterator[Answers]:
 
 def publish(registry: Any, folder: Any, score: float, serving: str = "sklearn") -> Any:
     """Seal, store and publish a bundle whose golden rows expect about `score`."""
-    from trilho.bundle import DatasetInfo, seal
     from trilho.registry import Source
 
     folder.mkdir(parents=True)
@@ -110,21 +110,6 @@ def publish(registry: Any, folder: Any, score: float, serving: str = "sklearn") 
         expected=[score + i / 100 for i in range(5)],
     )
     (folder / "golden.json").write_bytes(canonical(golden))
-    seal(
-        folder,
-        Manifest(
-            name="credit",
-            task="binary",
-            fingerprint="sha256:" + "0" * 64,
-            dataset=DatasetInfo(digest="sha256:" + "1" * 64, rows=10, holdout_rows=2),
-            lock=None,
-            split="s",
-            serving=serving,
-            metrics={"roc_auc": score},
-            parameters={},
-            environment={},
-            files={},
-        ),
-    )
+    seal(folder, manifest(serving=serving, metrics={"roc_auc": score}))
     digest = registry.put_bundle(folder)
     return registry.publish(digest, verdict="PROMOTE", source=Source(actor="tester"))

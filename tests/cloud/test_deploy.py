@@ -10,6 +10,7 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 from ecs_service import CLUSTER, SERVICE, Answers, answering, publish
+from embedded_aws import embedded_aws
 from step import outputs
 from typer.testing import CliRunner, Result
 from workflows.github_api import GitHub, github_api
@@ -39,14 +40,8 @@ PLAIN = {
 
 @pytest.fixture(scope="module")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("aws")
-    running = ministack.start(folder, environment={"DOCKER_HOST": f"unix://{folder}/none"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("AWS_PROFILE", raising=False)
-        for name, value in running.environment().items():
-            patch.setenv(name, value)
+    with embedded_aws(tmp_path_factory.mktemp("aws")):
         yield boto3.client("ecs")
-    running.stop()
 
 
 @pytest.fixture

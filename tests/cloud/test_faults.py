@@ -18,10 +18,12 @@ from typing import Any
 import boto3
 import pytest
 from ecs_service import CLUSTER, SERVICE, Answers, answering
+from embedded_aws import embedded_aws
 from faults import EXPIRED, THROTTLED, TIMES_OUT, Line, after, from_call, only
+from manifests import manifest
 
 from trilho import bundle
-from trilho.bundle import DatasetInfo, Golden, Manifest
+from trilho.bundle import Golden
 from trilho.config import Deploy
 from trilho.demo import ministack
 from trilho.deploy import rollout
@@ -38,16 +40,10 @@ BUCKET = "faults"
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
-    folder = tmp_path_factory.mktemp("aws")
-    running = ministack.start(folder, environment={"DOCKER_HOST": f"unix://{folder}/none"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("AWS_PROFILE", raising=False)
-        for name, value in running.environment().items():
-            patch.setenv(name, value)
+    with embedded_aws(tmp_path_factory.mktemp("aws")) as patch:
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         boto3.client("ecs").create_cluster(clusterName=CLUSTER)
         yield Line(patch)
-    running.stop()
 
 
 class World:
@@ -92,20 +88,7 @@ class World:
         golden = Golden(tolerance=1e-9, rows=[{"x": 1}], expected=[number / 100])
         (folder / "golden.json").write_bytes(bundle.canonical(golden))
         (folder / "model.joblib").write_bytes(b"model %d" % number)
-        manifest = Manifest(
-            name="credit",
-            task="binary",
-            fingerprint="sha256:" + "0" * 64,
-            dataset=DatasetInfo(digest="sha256:" + "1" * 64, rows=10, holdout_rows=2),
-            lock=None,
-            split="s",
-            serving="sklearn",
-            metrics={},
-            parameters={},
-            environment={},
-            files={},
-        )
-        digest = bundle.seal(folder, manifest)
+        digest = bundle.seal(folder, manifest(serving="sklearn", metrics={}))
         self.answers.golden[digest] = bundle.canonical(golden)
         return registry.publish(registry.put_bundle(folder), verdict="PROMOTE", source=BY)
 

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from ecs_service import CLUSTER, SERVICE, Answers, answering
+from embedded_aws import embedded_aws
 from step import outputs
 from typer.testing import CliRunner
 
 from trilho.cli import app
-from trilho.demo import ministack
 from trilho.errors import RejectedError, TrilhoError, UnavailableError, UsageError
 from trilho.init import init
 from trilho.registry import CHAMPION, MERGED, QuarantinedError, Registry, open_registry
@@ -43,15 +43,9 @@ deploy:
 
 @pytest.fixture(scope="module")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("aws")
-    running = ministack.start(folder, environment={"DOCKER_HOST": f"unix://{folder}/none"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("AWS_PROFILE", raising=False)
-        for name, value in running.environment().items():
-            patch.setenv(name, value)
+    with embedded_aws(tmp_path_factory.mktemp("aws")):
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         yield
-    running.stop()
 
 
 @pytest.fixture(scope="module")

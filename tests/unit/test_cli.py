@@ -24,7 +24,7 @@ from trilho import pipeline
 from trilho.cli import app, console, main
 from trilho.config import Overrides, load
 from trilho.evaluation.results import Comparison
-from trilho.registry import Source, open_registry
+from trilho.registry import Alias, Source, open_registry
 
 ROOT = Path(__file__).parents[2]
 FORMS = {"report": "md", "html": "html"}
@@ -393,15 +393,20 @@ def test_a_tracking_server_that_is_away_costs_a_warning_not_the_run(place: Path)
     assert "not logged to MLflow" in trilho("train", cwd=place, env=env).stderr
 
 
-def test_dropping_a_column_of_the_champion_is_compared_not_refused(
-    place: Path, tmp_path: Path
-) -> None:
-    copy = tmp_path / "copy"
+def with_champion(place: Path, folder: Path) -> tuple[Path, Alias]:
+    """Copy the place and make its model the champion there."""
+    copy = folder / "copy"
     shutil.copytree(place, copy)
     registry = open_registry(str(copy / ".trilho/registry"))
     if not registry.versions():
         trilho("publish", "--allow-hold", cwd=copy)
-    registry.move_alias("champion", 1, expected=None, source=Source(actor="tester"))
+    return copy, registry.move_alias("champion", 1, expected=None, source=Source(actor="tester"))
+
+
+def test_dropping_a_column_of_the_champion_is_compared_not_refused(
+    place: Path, tmp_path: Path
+) -> None:
+    copy, _ = with_champion(place, tmp_path)
     dropped = ["--set", "data.drop=[score]"]
     trilho("train", *dropped, cwd=copy)
     # a report in between must not show the comparison of the bundle before
@@ -415,12 +420,7 @@ def test_dropping_a_column_of_the_champion_is_compared_not_refused(
 def test_the_champion_scored_beside_the_fit_compares_as_one_scored_afterwards(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(place, copy)
-    registry = open_registry(str(copy / ".trilho/registry"))
-    if not registry.versions():
-        trilho("publish", "--allow-hold", cwd=copy)
-    champion = registry.move_alias("champion", 1, expected=None, source=Source(actor="tester"))
+    copy, champion = with_champion(place, tmp_path)
     trilho("train", "--params", '{"max_iter": 5}', cwd=copy)
     monkeypatch.chdir(copy)
     overrides = Overrides(params={"max_iter": 5})
@@ -456,12 +456,7 @@ main()
 
 def test_only_the_main_thread_imports(place: Path, tmp_path: Path) -> None:
     """Two threads that import what needs each other may leave a library half loaded."""
-    copy = tmp_path / "copy"
-    shutil.copytree(place, copy)
-    registry = open_registry(str(copy / ".trilho/registry"))
-    if not registry.versions():
-        trilho("publish", "--allow-hold", cwd=copy)
-    registry.move_alias("champion", 1, expected=None, source=Source(actor="tester"))
+    copy, _ = with_champion(place, tmp_path)
     retrain = [
         sys.executable,
         "-c",

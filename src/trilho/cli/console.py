@@ -38,6 +38,11 @@ class Step:
         if self._status is not None:
             self._status.update(f"[bold]{self.name:<9}[/] {escape(doing)}")
 
+    def keep(self, line: str) -> None:
+        """Show what is being done now, and leave the line above what comes."""
+        say(f"  {line}", dim=True)
+        self.tell(line)
+
     def close(self, result: str, mark: str = "done") -> None:
         """Say what came of it; `mark` is done, same, warn or fail."""
         self.result, self.mark = result, mark

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trilho.cli.console import emit, say, step, table, warn
+from trilho.cli.console import emit, step, table, warn
 from trilho.cli.model import job
 from trilho.cli.options import CONFIG, RUN, Config, Json
 from trilho.cli.service import PANEL
@@ -59,12 +59,7 @@ def drill(
     named = {"cluster": cluster, "service": service, "url": service_url}
     try:
         with step("drill") as now:
-
-            def progress(line: str) -> None:
-                say(f"  {line}", dim=True)
-                now.tell(line)
-
-            done = rehearse(production.model_copy(update=named), production, progress=progress)
+            done = rehearse(production.model_copy(update=named), production, progress=now.keep)
             now.close(f"version {done.version} serves again after {done.recovery_seconds:.1f} s")
     except (DeploymentError, UnavailableError) as error:
         github.add_summary(summary(service=service, seconds=None, reason=error.message))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from trilho.cli.console import emit, err, say, step, table
+from trilho.cli.console import Step, emit, err, say, step, table
 from trilho.cli.model import job
 from trilho.cli.options import CONFIG, RUN, Config, Json
 from trilho.errors import UsageError
@@ -82,7 +82,7 @@ def up(
             return
         with step("apply") as now:
             try:
-                state = plan.apply(_lines(now.tell))
+                state = plan.apply(_events(now))
             except KeyboardInterrupt:
                 say("CloudFormation goes on by itself: `trilho infra status` shows how far it is.")
                 raise
@@ -139,7 +139,7 @@ def image(
         if architecture is None:
             architecture = images.architecture_of(work.config.deploy)
         made = images.provide(
-            repository, folder, target, architecture or "ARM64", progress=_lines(now.tell)
+            repository, folder, target, architecture or "ARM64", progress=now.keep
         )
         now.close(f"{made.tag} {'built and pushed' if made.built else 'is there'}")
     github.set_output("image", made.name)
@@ -222,7 +222,7 @@ def down(
     if not _agreed(yes, "Delete all this?", lambda: None):
         return
     with step("delete") as now:
-        tell = _lines(now.tell)
+        tell = _events(now)
         teardown.delete_keys(keys)
         stack.delete(tell)
         if delete_bucket:
@@ -286,12 +286,11 @@ def _somebody_is_there() -> bool:
     return sys.stdin.isatty()
 
 
-def _lines(tell: Callable[[str], None]) -> Callable[[str], None]:
+def _events(now: Step) -> Callable[[str], None]:
     """Show progress as the step's status, and keep the lines that tell of an end."""
 
     def progress(line: str) -> None:
-        if "_IN_PROGRESS" not in line:  # what only begins is shown as long as it lasts
-            say(f"  {line}", dim=True)
-        tell(line)
+        # what only begins is shown as long as it lasts
+        (now.tell if "_IN_PROGRESS" in line else now.keep)(line)
 
     return progress

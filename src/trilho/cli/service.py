@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trilho.cli.console import alarm, emit, notice, say, step, warn
+from trilho.cli.console import alarm, emit, notice, step, warn
 from trilho.cli.model import job
 from trilho.cli.options import CONFIG, RUN, Config, Json, RequireAttestation, RunFolder, switch
 from trilho.errors import DeploymentError, TrilhoError, UnavailableError, UsageError
@@ -81,7 +81,7 @@ def deploy(
             source=_approved(Source.current()),
             image=image,
             merged=merged,
-            progress=_lines(now.tell),
+            progress=now.keep,
         )
         if done.changed or done.promoted:
             now.close(f"version {done.after.version} serves at {done.smoke.url} and is champion")
@@ -216,7 +216,7 @@ def rollback(
                 reason=reason,
                 to=target.number if target else None,
                 source=source,
-                progress=_lines(now.tell),
+                progress=now.keep,
             )
             mark = "warn" if done.passed_over else "done"
             now.close(f"version {done.after.version} serves again at {done.smoke.url}", mark)
@@ -290,16 +290,6 @@ def _settings(work: Job) -> settings.Deploy:
         )
     pipeline.check_lasting(work)
     return work.config.deploy
-
-
-def _lines(tell: Callable[[str], None]) -> Callable[[str], None]:
-    """Show progress as the step's status, and keep each line."""
-
-    def progress(line: str) -> None:
-        say(f"  {line}", dim=True)
-        tell(line)
-
-    return progress
 
 
 @contextmanager

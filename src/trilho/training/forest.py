@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trilho.compiled.trees import BITSET, Trees
 from trilho.training.refused import CompileRefused
 
-BITSET = 8  # words for the categories 0 to 255
 
-
-class Forest(NamedTuple):
-    """Trees whose nodes stand one after the other."""
-
-    sizes: NDArray[Any]
-    left: NDArray[Any]
-    right: NDArray[Any]
-    feature: NDArray[Any]
-    number: NDArray[Any]
-    missing_left: NDArray[Any]
-    leaves: NDArray[Any]
-    bitset: NDArray[Any]
-    bitsets: NDArray[Any]
+class Forest(Trees):
+    """Trees whose nodes stand one after the other, while they are brought together."""
 
     @staticmethod
     def of_tree(**arrays: NDArray[Any]) -> Forest:

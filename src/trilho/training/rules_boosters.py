@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import trilho.compiled.trees  # noqa: F401  # it registers
 from trilho.compiled.operations import BUILD, Arguments, Shape
+from trilho.compiled.trees import BITSET
 from trilho.training.builder import Builder, Cell, Table
 from trilho.training.compile import CompileRefused, name_of, scores
-from trilho.training.forest import BITSET, Forest
+from trilho.training.forest import Forest
 from trilho.training.rules_trees import add_trees
 
 ROWS = 400  # on which the raw scores must be equal
