@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trilho.demo import ministack
+from trilho.storage import aws
+
+CLIENTS: dict[tuple[str, str], Any] = {}
 
 
 @contextmanager
@@ -23,3 +27,18 @@ def embedded_aws(folder: Path) -> Iterator[pytest.MonkeyPatch]:
             yield patch
     finally:
         running.stop()
+
+
+def send_clients_to(url: str, environment: pytest.MonkeyPatch) -> str:
+    """Let the clients of trilho and boto3 go to an address, each made once."""
+    for name, value in ministack.client_environment(url).items():
+        environment.setenv(name, value)
+    make = aws.client
+
+    def shared(service: str) -> Any:  # to make a client takes longer than most tests
+        if (url, service) not in CLIENTS:
+            CLIENTS[url, service] = make(service)
+        return CLIENTS[url, service]
+
+    environment.setattr(aws, "client", shared)
+    return url

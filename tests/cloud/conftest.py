@@ -14,9 +14,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from embedded_aws import send_clients_to
 from identities import Cloud, running
 
 from trilho.demo import ministack as embedded
@@ -102,23 +102,6 @@ def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.M
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
     return monkeypatch
-
-
-CLIENTS: dict[tuple[str, str], Any] = {}
-
-
-def send_clients_to(url: str, environment: pytest.MonkeyPatch) -> str:
-    for name, value in embedded.client_environment(url).items():
-        environment.setenv(name, value)
-    make = aws.client
-
-    def shared(service: str) -> Any:  # to make a client takes longer than most tests
-        if (url, service) not in CLIENTS:
-            CLIENTS[url, service] = make(service)
-        return CLIENTS[url, service]
-
-    environment.setattr(aws, "client", shared)
-    return url
 
 
 @pytest.fixture

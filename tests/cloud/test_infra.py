@@ -13,8 +13,8 @@ import ecs_service
 import msgspec
 import pytest
 import templates
-from conftest import send_clients_to
 from ecs_service import answering, publish
+from embedded_aws import send_clients_to
 from resolve import Resolver
 from typer.testing import CliRunner, Result
 
