@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 import pytest
 import templates
 from served import ROW, make_bundle
+from waiting import eventually
 
 from trilho.config import Deploy
 from trilho.demo import background, cloud, engine, ministack, story
@@ -240,7 +241,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             thread = threading.Thread(target=targets.run)
             thread.start()
             try:
-                wait(lambda: len(targets.registered) == 2)
+                eventually(lambda: len(targets.registered) == 2)
                 yield World(f"{state.aws_url}/_alb/{SERVICE}", targets, found)
             finally:
                 targets.stop.set()
@@ -290,19 +291,12 @@ def create(digest: str, inside: dict[str, str]) -> str:
     return str(balancer["targetGroupArn"])
 
 
-def wait(condition: Any, seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
 def test_not_one_request_fails_while_versions_come_and_go(world: World) -> None:
     """A good deployment, a bad one, and a rollback."""
     with world.client() as seen:
         world.ship(2)
         asked = seen["2"]
-        wait(lambda: seen["2"] > asked + 20)
+        eventually(lambda: seen["2"] > asked + 20)
     assert set(seen) == {"1", "2"}, seen
     assert world.champion() == 2
 
@@ -313,14 +307,14 @@ def test_not_one_request_fails_while_versions_come_and_go(world: World) -> None:
         assert "container 'model' exited with 3" in caught.value.message
         assert caught.value.message.endswith("serves again. Version 3 is quarantined.")
         asked = seen["2"]
-        wait(lambda: seen["2"] > asked + 20)
+        eventually(lambda: seen["2"] > asked + 20)
     assert set(seen) == {"2"}, seen
     assert world.champion() == 2
 
     with world.client() as seen:
         world.back()
         asked = seen["1"]
-        wait(lambda: seen["1"] > asked + 20)
+        eventually(lambda: seen["1"] > asked + 20)
     assert set(seen) == {"1", "2"}, seen
     assert world.champion() == 1
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from served import ROW, expected, make_bundle
-from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+from waiting import eventually
 
 from trilho.config import Deploy
 from trilho.demo import background, cloud, engine, ministack, story
@@ -77,14 +77,6 @@ def ask(url: str) -> dict[str, Any]:
         connection.close()
 
 
-def until(condition: Any, seconds: float = 20) -> None:
-    Retrying(
-        stop=stop_after_delay(seconds),
-        wait=wait_fixed(0.05),
-        retry=retry_if_result(lambda held: not held),
-    )(condition)
-
-
 def test_a_task_becomes_a_process_and_no_request_is_lost_between_two(
     keeper: State, registry: Registry, tmp_path: Path
 ) -> None:
@@ -110,7 +102,7 @@ def test_a_task_becomes_a_process_and_no_request_is_lost_between_two(
     thread.start()
     try:
         ship(registry, 2, keeper.service_url)
-        until(lambda: versions[-1:] == ["2"])
+        eventually(lambda: versions[-1:] == ["2"])
     finally:
         stop.set()
         thread.join()
@@ -215,7 +207,7 @@ def test_a_task_becomes_a_container_where_there_is_an_engine(
         with pytest.raises(DeploymentError, match="exited with 3") as caught:
             ship(registry, 3, state.service_url, wait=8)
         assert "serves again. Version 3 is quarantined." in caught.value.message
-        until(lambda: smoke_of(registry, 2, state.service_url))
+        eventually(lambda: smoke_of(registry, 2, state.service_url))
     finally:
         story.end(tmp_path / "demo")
 

@@ -8,24 +8,17 @@ import re
 import shutil
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import served
 from served import ROWS, Service, running
+from waiting import eventually
 
 from trilho.demo.ministack import client_environment, free_port
 from trilho.storage import aws, open_store
-
-
-def wait(condition: Callable[[], object], seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come to pass"
-        time.sleep(0.05)
 
 
 @contextmanager
@@ -124,16 +117,18 @@ def test_while_s3_is_away_all_is_answered_and_it_is_sent_later(
     ) as service:
         with forwarded(port, upstream):
             ask(service, "before")
-            wait(lambda: len(lines(bucket, "predictions")) == 1)
+            eventually(lambda: len(lines(bucket, "predictions")) == 1)
         ask(service, "away-1")
-        wait(lambda: metric(service, "trilho_prediction_log_failures_total") >= 2)
+        eventually(lambda: metric(service, "trilho_prediction_log_failures_total") >= 2)
         ask(service, "away-2")
-        wait(lambda: metric(service, 'trilho_prediction_log_rows_total{log="predictions"}') == 12)
+        eventually(
+            lambda: metric(service, 'trilho_prediction_log_rows_total{log="predictions"}') == 12
+        )
         assert metric(service, "trilho_prediction_log_backlog_bytes") > 0
         assert len(lines(bucket, "predictions")) == 1
         with forwarded(port, upstream):
-            wait(lambda: sum(line["rows"] for line in lines(bucket, "predictions")) == 12)
-            wait(lambda: metric(service, "trilho_prediction_log_backlog_bytes") == 0)
+            eventually(lambda: sum(line["rows"] for line in lines(bucket, "predictions")) == 12)
+            eventually(lambda: metric(service, "trilho_prediction_log_backlog_bytes") == 0)
             ask(service, "after")
             code, log = service.stop()
     assert code == 0
@@ -166,6 +161,6 @@ def test_what_a_service_could_not_send_before_its_end_is_sent_by_the_next(
         variables["TRILHO_LOG_SPOOL"] = tmp_path / spool
         with running(**variables, **client_environment(ministack)) as service:
             backlog = 'trilho_prediction_log_sent_rows_total{log="predictions"}'
-            wait(lambda: metric(service, backlog) == 4)  # noqa: B023 - called at once
+            eventually(lambda: metric(service, backlog) == 4)  # noqa: B023 - called at once
             service.stop()
     assert [line["request_id"] for line in lines(bucket, "predictions")] == [["first"] * 4]

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from served import CLASSES, ROW, ROWS, THRESHOLD, Service, expected, running
+from waiting import PATIENCE, eventually
 
 from trilho import bundle
 from trilho.errors import UnavailableError, UsageError
@@ -90,13 +90,6 @@ class Open:
 
     def dropped(self, reason: str) -> float:
         return self.total(self.counts.dropped.cell(reason))
-
-
-def wait(condition: Callable[[], object], seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def unfolded(line: dict[str, Any]) -> list[dict[str, Any]]:
@@ -225,9 +218,9 @@ def test_what_cannot_become_a_line_is_counted_and_holds_up_nobody(
         patch.setattr(predictions, "LINE_BYTES", 0)
         it.log.take(finished(tiny, ROWS))
         it.log.take(finished(tiny, [ROW] * (PIECE + 1)))
-        wait(lambda: it.dropped("failed") == 8 + PIECE + 1)
+        eventually(lambda: it.dropped("failed") == 8 + PIECE + 1)
     it.log.take(finished(tiny, ROWS))
-    it.log.close(10)
+    it.log.close(PATIENCE)
     assert len(stored(tmp_path / "out")) == 4
 
 
@@ -333,7 +326,7 @@ def test_keeps_doubtful_rows_for_labelling_up_to_the_daily_cap(
     it.log.take(finished(tiny, ROWS[:3], "two"))
     it.log.take(finished(tiny, ROWS[:3], "three"))
     it.log.take(finished(tiny, ROWS[:3], "tomorrow", AT + 86_400))
-    it.log.close(10)
+    it.log.close(PATIENCE)
     found = stored(tmp_path / "out", "labelling")
     assert [row["request_id"] for row in found] == [
         *(*["one"] * 3, *["two"] * 2, *["tomorrow"] * 3)
@@ -350,7 +343,7 @@ def test_keeps_a_sample_of_the_requests(tiny: Predictor, tmp_path: Path) -> None
     one = finished(tiny, ROWS[:1])
     for _ in range(2000):
         it.log.take(one)
-    it.log.close(10)
+    it.log.close(PATIENCE)
     assert 400 < len(stored(tmp_path / "out")) < 600
 
 
@@ -362,7 +355,7 @@ def test_objects_are_named_by_model_and_hour(tiny: Predictor, tmp_path: Path) ->
     it.log.start()
     it.log.take(finished(tiny, ROWS))
     it.log.take(finished(tiny, ROWS, at=AT - 1))
-    it.log.close(10)
+    it.log.close(PATIENCE)
     found = list((tmp_path / "out").rglob("*.gz"))
     assert {p.parent.relative_to(tmp_path / "out").as_posix() for p in found} == {
         PARTITION,
@@ -381,7 +374,7 @@ def test_parquet_has_a_row_for_each_row_and_fixed_types(tiny: Predictor, tmp_pat
     it.log.start()
     it.log.take(finished(tiny, [{**row, "who": i} for i, row in enumerate(ROWS)]))
     it.log.take(finished(tiny, ROWS[1:2], at=AT - 3600))  # all that may be missing is missing
-    it.log.close(10)
+    it.log.close(PATIENCE)
     first, second = sorted((tmp_path / "out").rglob("*.parquet"))
     assert parquet.read_schema(first) == parquet.read_schema(second)
     rows = parquet.read_table(second).to_pylist()
@@ -447,13 +440,13 @@ def test_what_cannot_be_sent_waits_and_is_sent_later(
     for i in range(3):
         it.log.take(finished(tiny, ROWS))
         it.log.tick()
-        wait(lambda: away.asked > 2 * i + 2)  # noqa: B023 - called at once
+        eventually(lambda: away.asked > 2 * i + 2)  # noqa: B023 - called at once
     assert it.total(it.counts.failures.start) >= 3
     assert it.total(it.counts.backlog.start) > 0
     away.away = False
-    wait(lambda: away.rows() == 12)
-    wait(lambda: it.total(it.counts.backlog.start) == 0)
-    it.log.close(10)
+    eventually(lambda: away.rows() == 12)
+    eventually(lambda: it.total(it.counts.backlog.start) == 0)
+    it.log.close(PATIENCE)
     assert it.total(it.counts.sent.cell("predictions")) == 12
     events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     told = [event for event in events if event["event"] == "prediction-log"]
@@ -470,7 +463,7 @@ def test_an_object_that_is_there_already_was_sent(
     away.put_once = lambda key, data: (_ for _ in ()).throw(AlreadyExists(key))  # type: ignore[method-assign]
     it.log.start()
     it.log.take(finished(tiny, ROWS))
-    it.log.close(10)
+    it.log.close(PATIENCE)
     assert it.total(it.counts.failures.start) == 0
     assert spooled(tmp_path / "spool") == []
 
@@ -494,7 +487,7 @@ def test_a_full_spool_drops_the_oldest_and_counts_it(
     assert it.dropped("spool") == written - 4 * len(left) > 0
     away.away = False
     it.log.start()
-    it.log.close(10)
+    it.log.close(PATIENCE)
     assert away.rows() == 4 * len(left)
 
 
@@ -516,7 +509,7 @@ def test_a_full_buffer_drops_and_counts_and_holds_up_nobody(
     assert it.dropped("buffer") == 4 * (100 - kept) + 2 * (PIECE + 1)
     away.away = False
     it.log.start()
-    it.log.close(10)
+    it.log.close(PATIENCE)
     assert away.rows() == 4 * kept + 4 * (PIECE + 1)  # what was in the buffer is not lost
 
 
@@ -535,10 +528,10 @@ def test_a_disk_that_fails_is_told_and_the_log_goes_on(
     for _ in range(2):
         it.log.take(finished(tiny, ROWS))
         it.log.tick()
-    wait(lambda: it.dropped("disk") == 8)
+    eventually(lambda: it.dropped("disk") == 8)
     it.spool.append = append  # type: ignore[method-assign]
     it.log.take(finished(tiny, ROWS))
-    it.log.close(10)
+    it.log.close(PATIENCE)
     assert away.rows() == 4
     assert capsys.readouterr().err.count("No space left on device") == 1
 
@@ -667,7 +660,7 @@ def test_kill_9_loses_at_most_a_second_and_the_next_service_sends_the_rest(
     assert max(lost, default=0) <= 1
     assert stored(tmp_path / "out") == []
     with running(**variables) as service:
-        wait(lambda: len(stored(tmp_path / "out")) == len(kept))
+        eventually(lambda: len(stored(tmp_path / "out")) == len(kept))
         service.stop()
     sent = [row["request_id"] for row in stored(tmp_path / "out")]
     assert sorted(sent) == sorted(kept)  # each once
@@ -686,13 +679,13 @@ def test_a_killed_worker_is_replaced_and_its_leftovers_are_sent(
     ) as service:
         for i in range(10):
             ask(service, f"r{i}")
-        wait(lambda: len(spooled(tmp_path / "spool")) == 10)
+        eventually(lambda: len(spooled(tmp_path / "spool")) == 10)
         folders = [path.parents[4] for path in (tmp_path / "spool").rglob("*.jsonl")]
         assert folders
         for it in folders:
             os.kill(int(it.name.split("-")[0]), signal.SIGKILL)
-        wait(lambda: len(stored(tmp_path / "out")) == 10)
-        wait(lambda: not any(it.exists() for it in folders))
+        eventually(lambda: len(stored(tmp_path / "out")) == 10)
+        eventually(lambda: not any(it.exists() for it in folders))
 
 
 def test_hostile_requests_make_whole_lines_through_the_service(

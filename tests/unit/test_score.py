@@ -18,6 +18,7 @@ import pytest
 import served
 from pyarrow import parquet
 from served import CLASSES, ROW, ROWS, THRESHOLD, expected, running
+from waiting import PATIENCE
 
 from trilho import bundle
 from trilho.errors import ConflictError, DataError, UsageError
@@ -260,7 +261,7 @@ def test_killed_it_goes_on_and_the_result_is_the_same(
     chunk = ("--chunk", "50")
     process = subprocess.Popen(command(folder, data, out, *chunk), stderr=subprocess.DEVNULL)
     parts = Path(f"{out}.parts")
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while len(list(parts.glob(f"0*{ending}"))) < 5:
         assert process.poll() is None, "it was done too soon"
         assert time.monotonic() < until

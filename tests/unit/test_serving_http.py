@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from served import ROW, ROWS, Service, expected, running
 from slow_model import SlowModel
+from waiting import PATIENCE
 from wire import Wire, get, post
 
 from trilho import bundle
@@ -152,7 +153,7 @@ def test_trouble_with_what_is_kept_is_no_trouble_for_clients(
         connection, transport = connected(app)
         for count in (1, 2, 3):
             connection.data_received(post(body))
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + PATIENCE
             while transport.written < count:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.001)
@@ -532,7 +533,7 @@ def test_a_client_that_vanishes_leaves_nothing_behind(service: Service) -> None:
             wire = Wire(service.port)
             wire.send(request)
             wire.reset()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while True:
         text = service.fetch("GET", "/metrics")[1].decode()
         values = dict(line.split(" ") for line in text.splitlines() if line[0] != "#")

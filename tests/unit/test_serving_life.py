@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import served
 from served import ROW, ROWS, Service, running
+from waiting import eventually
 from wire import Wire, get, post
 
 from trilho.serving import cores, supervisor
@@ -39,13 +40,6 @@ def children(service: Service) -> set[int]:
     """The workers' process numbers."""
     pid = service.process.pid
     return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
-
-def eventually(what: Any, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 class Load:
@@ -248,6 +242,9 @@ def test_a_busy_worker_does_not_take_two_signals_for_one(folder: Path) -> None:
         (pending,) = re.findall(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
         return bool(int(pending, 16) >> (number - 1) & 1)
 
+    def state(pid: int) -> str:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
     with running(
         TRILHO_MODEL_DIR=folder, TRILHO_DRAIN_SECONDS="60", TRILHO_WORKERS="2"
     ) as service:  # fmt: skip
@@ -255,6 +252,8 @@ def test_a_busy_worker_does_not_take_two_signals_for_one(folder: Path) -> None:
         assert len(workers) == 2
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
+        # One that did not run since would be given the second signal together with this one.
+        eventually(lambda: all(state(pid) == "T" for pid in workers))
         try:
             service.process.send_signal(signal.SIGTERM)
             eventually(lambda: all(waits(pid, signal.SIGTERM) for pid in workers))

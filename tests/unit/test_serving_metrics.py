@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import served
 from served import CLASSES, ROW, ROWS, Service, expected, running
+from waiting import eventually
 from wire import Wire, get, post
 
 from trilho import bundle
@@ -66,13 +67,6 @@ def read(service: Service) -> dict[str, float]:
     status, body, headers = service.fetch("GET", "/metrics")
     assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     return samples(body.decode())
-
-
-def eventually(what: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -318,10 +312,9 @@ def test_writes_metrics_for_cloudwatch(folder: Path, tmp_path: Path, workers: in
         for _ in range(20):
             assert service.predict(ROWS)[0] == 200
         assert service.predict(b"{")[0] == 400
-        deadline = time.monotonic() + 20
-        while sum(json.loads(line)["Requests"] for line in out.read_text().splitlines()) < 21:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        eventually(
+            lambda: sum(json.loads(line)["Requests"] for line in out.read_text().splitlines()) >= 21
+        )
         assert service.predict(ROW)[0] == 200
         assert service.stop()[0] == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
