@@ -1,4 +1,4 @@
-"""The serving form of a model: a plan of numpy operations and treelite's trees.
+"""The serving form of a model: a plan of numpy operations.
 
 The serving image imports this package, so it needs numpy, treelite and msgspec only. The form is
 data, not code: loading it executes nothing. `trilho.training.compile` writes it and proves it.
@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trilho.compiled import blocks, curves, scores, texts  # noqa: F401  # they register
+from trilho.compiled import (  # noqa: F401 - they register
+    blocks,
+    curves,
+    ensembles,
+    scores,
+    texts,
+)
 from trilho.compiled.operations import BUILD, NUMBERS, TEXT, Arguments, Run, Shape, Value
 from trilho.compiled.plan import FOLDER, WHOLE, Node, Plan, Ref, read
 from trilho.errors import DataError, IntegrityError
@@ -132,8 +138,6 @@ class CompiledModel:
 def _build(
     node: Node, shapes: list[Shape], arrays: Mapping[str, NDArray[Any]]
 ) -> tuple[Run, Shape]:
-    if node.op == "trees":  # treelite brings scipy: 20 MB that no other model needs
-        from trilho.compiled import trees  # noqa: F401
     build = BUILD.get(node.op)
     if build is None:
         raise IntegrityError("this operation is unknown.")

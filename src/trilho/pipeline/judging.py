@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MODULES = (
     "trilho.schema.validation",
-    "trilho.compiled.trees",
+    "trilho.compiled.gtil",
     "trilho.training.run",
     "trilho.evaluation.single",
     "trilho.evaluation.paired",

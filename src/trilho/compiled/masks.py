@@ -1,0 +1,238 @@
+"""Trees of few leaves by bit masks: numpy alone, and several times faster than node by node.
+
+A tree's leaves are numbered from the left, and each is a bit of a word. A node whose test fails
+rules out the leaves of its left child; what is ruled out by no node's failing test contains, as its
+lowest bit, the leaf that the row ends in. Which tests of a feature fail depends only on where the
+value lies between the feature's thresholds, so the words of all trees are looked up by that place,
+feature by feature, and combined by `and`.
+
+The method is QuickScorer's: C. Lucchese et al., "QuickScorer: a fast algorithm to rank documents
+with additive ensembles of regression trees", SIGIR 2015.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trilho.compiled.trees import BITSET, LEAF, Evaluate, Trees
+from trilho.errors import IntegrityError
+
+MAX_LEAVES = 64
+# Beyond so many features, looking each up takes longer than to walk through the trees.
+MAX_GROUPS = 100
+MAX_TABLE_BYTES = 64 << 20
+CATEGORIES = 32 * BITSET  # then come the places of what is no category, and of what is missing
+# Up to so many rows, Python's own bisection is faster than numpy's for each feature ...
+FEW_ROWS = 12
+# ... and up to so many words, all features at once are faster than one after the other.
+FEW_WORDS = 1 << 16
+
+Words = NDArray[Any]  # uint32 or uint64
+
+
+class Group(NamedTuple):
+    """The tests of one feature.
+
+    Attributes
+    ----------
+    feature
+        Which column of the block.
+    cuts : (thresholds,) or None
+        Rising; None where categories are tested.
+    first
+        Row of the table that belongs to its lowest place.
+    """
+
+    feature: int
+    cuts: NDArray[Any] | None
+    first: int
+
+    def places(self, column: NDArray[Any]) -> NDArray[np.intp]:
+        """Return the row of the table for each value."""
+        if self.cuts is not None:
+            # what is missing sorts behind all thresholds, and its place is one further
+            found: NDArray[np.intp] = np.searchsorted(self.cuts, column) + np.isnan(column)
+        else:
+            sound = (column >= 0) & (column < CATEGORIES)  # NaN is neither
+            found = np.where(sound, column, CATEGORIES + np.isnan(column)).astype(np.intp)
+        return found + self.first
+
+
+def evaluator(trees: Trees) -> Evaluate | None:
+    """Return what gives the value of the leaf that each row ends in, (rows, trees).
+
+    None for trees that are not suited: too many leaves, features or thresholds.
+
+    Raises
+    ------
+    IntegrityError
+        A node has two parents.
+    """
+    inner = trees.left != LEAF
+    tested = trees.feature[inner] * 2 + (_sets(trees)[inner] >= 0)
+    if len(np.unique(tested)) > MAX_GROUPS or np.isnan(trees.number[inner]).any():
+        return None
+    first, count = _leaves(trees)
+    starts = np.cumsum(trees.sizes) - trees.sizes
+    if count[starts].max() > MAX_LEAVES:
+        return None
+    word = np.uint32 if count[starts].max() <= 32 else np.uint64
+    found = _table(trees, first, count, word)
+    if found is None:
+        return None
+    groups, table = found
+    before = np.cumsum(count[starts]) - count[starts]  # leaves of the trees before
+    values = np.empty(int(count[starts].sum()))
+    leaf = np.flatnonzero(~inner & (count > 0))
+    values[(before[_tree(trees)] + first)[leaf]] = trees.number[leaf]
+    return _evaluator(groups, table, values, before)
+
+
+def _evaluator(
+    groups: list[Group], table: Words, values: NDArray[Any], before: NDArray[Any]
+) -> Evaluate:
+    one = table.dtype.type(1)
+    # for the bisection: feature, thresholds, places
+    plain = [(g.feature, None if g.cuts is None else g.cuts.tolist(), g.first) for g in groups]
+    count = table.shape[1]
+
+    def place(row: list[float], feature: int, cuts: list[float] | None, first: int) -> int:
+        value = row[feature]
+        if cuts is None:
+            if 0 <= value < CATEGORIES:
+                return first + int(value)
+            return first + CATEGORIES + (value != value)
+        return first + (bisect_left(cuts, value) if value == value else len(cuts) + 1)
+
+    def predict(block: NDArray[Any]) -> NDArray[Any]:
+        rows = len(block)
+        if rows <= FEW_ROWS:
+            places = [[place(row, *group) for group in plain] for row in block.tolist()]
+            words = np.bitwise_and.reduce(table[places], axis=1)
+        elif rows * len(groups) * count <= FEW_WORDS:
+            at = np.stack([group.places(block[:, group.feature]) for group in groups], axis=1)
+            words = np.bitwise_and.reduce(table[at], axis=1)
+        else:
+            words, more = np.empty((2, rows, count), table.dtype)
+            for i, group in enumerate(groups):
+                # "clip" only because "raise" would need a buffer: all places are in the table
+                np.take(
+                    *(table, group.places(block[:, group.feature])),
+                    axis=0,
+                    out=more if i else words,
+                    mode="clip",
+                )
+                if i:
+                    np.bitwise_and(words, more, out=words)
+        # the number of the lowest bit: of the ones below it
+        lowest = np.bitwise_count(~words & (words - one))
+        found: NDArray[Any] = values.take(before + lowest)
+        return found
+
+    return predict
+
+
+# ── from nodes to words ───────────────────────────────────────────────────────────────────────────
+
+
+def _tree(trees: Trees) -> NDArray[Any]:
+    """The tree of each node."""
+    return np.repeat(np.arange(len(trees.sizes)), trees.sizes)
+
+
+def _sets(trees: Trees) -> NDArray[Any]:
+    """The set of categories of each node, -1 where a number is compared."""
+    return trees.bitset if len(trees.bitset) else np.full(len(trees.left), -1)
+
+
+def _leaves(trees: Trees) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the number of each node's leftmost leaf, and how many leaves it has; 0 if no root
+    leads to it.
+    """
+    starts = np.cumsum(trees.sizes) - trees.sizes
+    shift = np.repeat(starts, trees.sizes)
+    left, right = trees.left + shift, trees.right + shift
+    levels = [starts]
+    seen = 0
+    while len(levels[-1]):
+        seen += len(levels[-1])
+        level = levels[-1][trees.left[levels[-1]] != LEAF]
+        if seen > len(left):
+            break
+        levels.append(np.concatenate([left[level], right[level]]))
+    reached = np.bincount(np.concatenate(levels), minlength=len(left))
+    if reached.max() > 1:
+        raise IntegrityError(f"Node {int(reached.argmax())} of its trees has two parents.")
+    first, count = np.zeros((2, len(left)), np.int64)
+    count[reached.astype(bool) & (trees.left == LEAF)] = 1
+    inner = [level[trees.left[level] != LEAF] for level in levels]
+    for level in reversed(inner):
+        count[level] = count[left[level]] + count[right[level]]
+    for level in inner:
+        first[left[level]] = first[level]
+        first[right[level]] = first[level] + count[left[level]]
+    return first, count
+
+
+def _table(
+    trees: Trees, first: NDArray[Any], count: NDArray[Any], word: type[np.unsignedinteger[Any]]
+) -> tuple[list[Group], Words] | None:
+    """Return the groups, and for each of their places what all its failing tests leave over; None
+    if that is too much.
+    """
+    tree, sets = _tree(trees), _sets(trees)
+    nodes = np.flatnonzero((trees.left != LEAF) & (count > 0))
+    gone = trees.left[nodes] + (np.cumsum(trees.sizes) - trees.sizes)[tree[nodes]]
+    full = np.iinfo(word).max
+    one, length, shift = (np.asarray(a, np.uint64) for a in (1, count[gone], first[gone]))
+    left_over = np.zeros(len(first), word)
+    left_over[nodes] = ~(((one << length) - one) << shift).astype(word)
+    groups: list[Group] = []
+    parts: list[Words] = []
+    height = 0
+    for feature in np.unique(trees.feature[nodes]).tolist():
+        of_feature = nodes[trees.feature[nodes] == feature]
+        for categorical in (False, True):
+            chosen = of_feature[(sets[of_feature] >= 0) == categorical]
+            if not len(chosen):
+                continue
+            cuts = None if categorical else np.unique(trees.number[chosen])
+            more = CATEGORIES + 2 if cuts is None else len(cuts) + 2
+            if (height + more) * len(trees.sizes) * np.dtype(word).itemsize > MAX_TABLE_BYTES:
+                return None
+            part = np.full((more, len(trees.sizes)), full, word)
+            missing = chosen[trees.missing_left[chosen] == 0]
+            np.bitwise_and.at(part[-1], tree[missing], left_over[missing])
+            if cuts is None:
+                _categories(part, chosen, tree, sets, left_over, trees.bitsets)
+            else:
+                above = np.searchsorted(cuts, trees.number[chosen]) + 1
+                np.bitwise_and.at(part, (above, tree[chosen]), left_over[chosen])
+                np.bitwise_and.accumulate(part[:-1], axis=0, out=part[:-1])
+            groups.append(Group(feature, cuts, height))
+            parts.append(part)
+            height += more
+    if not groups:  # nothing but leaves
+        groups, parts = [Group(0, np.zeros(0), 0)], [np.full((2, len(trees.sizes)), full, word)]
+    return groups, np.concatenate(parts)
+
+
+def _categories(
+    part: Words,
+    nodes: NDArray[Any],
+    tree: NDArray[Any],
+    sets: NDArray[Any],
+    left_over: Words,
+    bitsets: NDArray[Any],
+) -> None:
+    """A row goes left if its category is in the node's set; what is no category is in none."""
+    bits = np.unpackbits(
+        bitsets.astype("<u4").reshape(-1, BITSET).view(np.uint8), axis=1, bitorder="little"
+    )
+    for node in nodes.tolist():
+        fails = np.append(bits[sets[node]] == 0, True)
+        part[: CATEGORIES + 1, tree[node]][fails] &= left_over[node]
