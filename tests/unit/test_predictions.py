@@ -29,7 +29,7 @@ from trilho.serving.app import Finished
 from trilho.serving.metrics import Registry
 from trilho.serving.predictions import Counts, PredictionLog
 from trilho.serving.predictions_lines import PIECE, Kept, Lines, doubtful
-from trilho.serving.predictions_spool import Spool
+from trilho.serving.predictions_spool import Segment, Spool
 from trilho.serving.predictor import Predictor
 from trilho.serving.settings import Keeping
 from trilho.storage.base import AlreadyExists
@@ -62,7 +62,7 @@ def finished(
     model: Predictor, rows: list[dict[str, Any]], id: str = "abc", at: float = AT
 ) -> Finished:
     prediction = model.predict(model.decoder.read(json.dumps(rows).encode()))
-    return Finished(id, prediction, 0.0012345, at)
+    return Finished(prediction, [id], [len(rows)], [0.0012345], at)
 
 
 def lines(
@@ -292,19 +292,20 @@ def test_no_text_breaks_a_line(
 def test_finds_rows_that_the_model_was_not_sure_of(tmp_path: Path) -> None:
     served.make_bundle(tmp_path / "binary")
     model = load(tmp_path / "binary")
-    prediction = finished(model, [{**ROW, "income": float(i)} for i in range(-3000, 3000)])[1]
+    rows = [{**ROW, "income": float(i)} for i in range(-3000, 3000)]
+    prediction = finished(model, rows).prediction
     find = doubtful(model.signature, 0.1)
     assert find is not None
     wanted = [i for i, p in enumerate(prediction.scores) if abs(p - THRESHOLD) < 0.1]
     assert 0 < len(wanted) < 6000
     assert list(find(prediction)) == wanted
     for i in (wanted[0], wanted[0] - 1):
-        one = finished(model, [{**ROW, "income": float(i - 3000)}])[1]
+        one = finished(model, [{**ROW, "income": float(i - 3000)}]).prediction
         assert list(find(one)) == ([0] if i == wanted[0] else [])
 
     served.make_bundle(tmp_path / "multiclass", "multiclass")
     model = load(tmp_path / "multiclass")
-    prediction = finished(model, [{**ROW, "income": float(i)} for i in range(-3000, 3000)])[1]
+    prediction = finished(model, rows).prediction
     find = doubtful(model.signature, 0.1)
     assert find is not None
     best = np.sort(prediction.scores, axis=1)
@@ -363,6 +364,31 @@ def test_objects_are_named_by_model_and_hour(tiny: Predictor, tmp_path: Path) ->
     }
     assert all(p.name.endswith("-r4.jsonl.gz") for p in found)
     assert not any((tmp_path / "spool").glob("*/*"))  # nothing is left behind
+
+
+def test_a_file_that_comes_while_others_are_sent_is_packed_too(
+    tiny: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = Open(tiny, keeping(tmp_path, daily=0))
+    (line,) = it.log._lines.of(Kept(*finished(tiny, ROWS)))
+    late = [line] * 3
+    looked = it.spool.next_raw
+
+    def next_raw() -> Segment | None:
+        found = looked()
+        if found is None and late:  # as the thread that writes would, at the worst moment
+            it.spool.append(PARTITION, late.pop(), len(ROWS))
+            it.spool.roll(all=True)
+        return found
+
+    monkeypatch.setattr(it.spool, "next_raw", next_raw)
+    it.log.start()
+    it.log.take(finished(tiny, ROWS))
+    eventually(lambda: not late)
+    it.log.close(PATIENCE)
+    files = [path for path in (tmp_path / "out/predictions").rglob("*") if path.is_file()]
+    assert all(path.name.endswith("-r4.jsonl.gz") for path in files)
+    assert len(stored(tmp_path / "out")) == 4 * len(ROWS)
 
 
 def test_parquet_has_a_row_for_each_row_and_fixed_types(tiny: Predictor, tmp_path: Path) -> None:
@@ -580,11 +606,12 @@ def test_leftovers_of_the_dead_are_taken_over_and_those_of_the_living_are_not(
     assert heir.adopt() == 2
     old = heir.next()
     assert old is not None
-    assert (old.rows, old.key.rpartition("/")[0], old.raw) == (7, PARTITION, False)
+    assert (old.rows, old.key.rpartition("/")[0], old.unpacked) == (7, PARTITION, False)
     heir.sent(old)
-    raw = heir.next()
+    assert heir.next() is None
+    raw = heir.next_raw()
     assert raw is not None
-    assert (raw.rows, raw.raw) == (5, True)
+    assert (raw.rows, raw.unpacked) == (5, True)
     assert raw.path.read_bytes() == b'{"rows":2}\n{"rows":3}\n'
     heir.sent(raw)
     assert heir.next() is None

@@ -118,7 +118,7 @@ class Transport:
 
 def connected(app: App) -> tuple[Connection, Transport]:
     """A connection without a network."""
-    work = Work(app.answer, None, most=10, patience=1, threads=1)
+    work = Work(app.answer_together, app.predicted, None, most=10, patience=1, threads=1)
     connection, transport = Connection(Shared(app, work, Limits())), Transport()
     connection.connection_made(transport)  # type: ignore[arg-type]
     return connection, transport

@@ -394,7 +394,7 @@ def test_a_score_that_is_no_number_breaks_no_metric(folder: Path) -> None:
         broken = prediction._replace(
             scores=np.full(len(rows), math.nan), decisions=[None] * len(rows)
         )
-        measures._predicted(broken)
+        measures.predicted(broken, [len(rows)])
     found = samples(measures.text().decode())
     assert (found["trilho_rows_total"], found["trilho_score_count"]) == (5, 0)
     assert found["trilho_score_sum"] == 0

@@ -27,7 +27,7 @@ MAX_GROUPS = 100
 MAX_TABLE_BYTES = 64 << 20
 CATEGORIES = 32 * BITSET  # then come the places of what is no category, and of what is missing
 # Up to so many rows, Python's own bisection is faster than numpy's for each feature ...
-FEW_ROWS = 12
+FEW_ROWS = 24
 # ... and up to so many words, all features at once are faster than one after the other.
 FEW_WORDS = 1 << 16
 
@@ -96,26 +96,34 @@ def _evaluator(
     groups: list[Group], table: Words, values: NDArray[Any], before: NDArray[Any]
 ) -> Evaluate:
     one = table.dtype.type(1)
-    # for the bisection: feature, thresholds, places
-    plain = [(g.feature, None if g.cuts is None else g.cuts.tolist(), g.first) for g in groups]
     count = table.shape[1]
+    # for the bisection: feature, thresholds, place, place of what is missing
+    numbers = [
+        (g.feature, g.cuts.tolist(), g.first, g.first + len(g.cuts) + 1)
+        for g in groups
+        if g.cuts is not None
+    ]
+    categories = [(g.feature, g.first) for g in groups if g.cuts is None]
 
-    def place(row: list[float], feature: int, cuts: list[float] | None, first: int) -> int:
-        value = row[feature]
-        if cuts is None:
-            if 0 <= value < CATEGORIES:
-                return first + int(value)
-            return first + CATEGORIES + (value != value)
-        return first + (bisect_left(cuts, value) if value == value else len(cuts) + 1)
+    def places(row: list[float]) -> list[int]:
+        found = [
+            first + bisect_left(cuts, value) if (value := row[feature]) == value else missing
+            for feature, cuts, first, missing in numbers
+        ]
+        for feature, first in categories:
+            value = row[feature]
+            sound = 0 <= value < CATEGORIES
+            found.append(first + (int(value) if sound else CATEGORIES + (value != value)))
+        return found
 
     def predict(block: NDArray[Any]) -> NDArray[Any]:
         rows = len(block)
         if rows <= FEW_ROWS:
-            places = [[place(row, *group) for group in plain] for row in block.tolist()]
-            words = np.bitwise_and.reduce(table[places], axis=1)
+            at = np.array(list(map(places, block.tolist())), np.intp)
+            words = np.bitwise_and.reduce(table.take(at, axis=0), axis=1)
         elif rows * len(groups) * count <= FEW_WORDS:
             at = np.stack([group.places(block[:, group.feature]) for group in groups], axis=1)
-            words = np.bitwise_and.reduce(table[at], axis=1)
+            words = np.bitwise_and.reduce(table.take(at, axis=0), axis=1)
         else:
             words, more = np.empty((2, rows, count), table.dtype)
             for i, group in enumerate(groups):

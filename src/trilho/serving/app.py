@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from trilho.serving.inference import Inference
 from trilho.serving.measures import OTHER, Measures
 from trilho.serving.messages import ProblemError, Request, Response
 from trilho.serving.metrics import CONTENT_TYPE
-from trilho.serving.predictor import Prediction, Predictor
+from trilho.serving.predictor import Prediction, Predictor, Share
 
 Handler = Callable[[Request], Response]
 
@@ -57,23 +57,26 @@ class Route:
 
 
 class Finished(NamedTuple):
-    """A prediction that was answered.
+    """A prediction that was answered, of one request or of several that came at once.
 
     Attributes
     ----------
-    request_id
-        The caller's or ours.
     prediction
-        Rows (by columns, with the caller's ids), scores and decisions.
+        Rows (by columns, with the callers' ids), scores and decisions.
+    request_ids
+        The callers' or ours, in the order of the rows.
+    sizes
+        How many rows each request has.
     seconds
-        From the request's last byte to its answer.
+        From each request's last byte to its answer.
     at
-        Seconds since 1970, when it was answered.
+        Seconds since 1970, when they were answered.
     """
 
-    request_id: str
     prediction: Prediction
-    seconds: float
+    request_ids: list[str]
+    sizes: list[int]
+    seconds: list[float]
     at: float
 
 
@@ -87,8 +90,8 @@ class App:
     before_metrics
         Called before metrics are told, to bring them up to date.
     on_prediction
-        Called on the loop with each prediction that was answered, one row or many: the place for
-        what keeps predictions. It must not block; what it raises is logged.
+        Called on the loop with each prediction that was answered: the place for what keeps
+        predictions. It must not block; what it raises is logged.
     """
 
     def __init__(
@@ -215,9 +218,22 @@ class App:
         except ProblemError as problem:
             return problem.response()
         except Exception as error:
+            request.share = None
             # Its text may hold what was submitted: only where it happened is told, and only here.
             log.event("error", request_id=request.id.decode(), error=log.where(error))
             return ProblemError(500, "internal", "internal error").response()
+
+    def answer_together(self, requests: list[Request]) -> list[Response]:
+        """Answer whole requests that wait at the same time, as `answer` would one by one."""
+        joint = [request for request in requests if request.read is self._readers.json]
+        if len(joint) > 1:
+            try:
+                shares = self.predictor.together([request.body for request in joint])
+            except Exception:  # it will happen again, to the one that it is due to
+                shares = []
+            for request, share in zip(joint, shares, strict=False):
+                request.share = share
+        return [self.answer(request) for request in requests]
 
     def finished(self, request: Request, response: Response, seconds: float) -> None:
         """Take note of an answer that was written; whatever fails here fails no request."""
@@ -226,36 +242,55 @@ class App:
         except Exception as error:
             log.event("error", request_id=request.id.decode(), error=log.where(error))
 
+    def predicted(self, requests: list[Request]) -> None:
+        """Take note of what was predicted for requests whose answers were written."""
+        try:
+            for prediction, shared in _by_prediction(requests):
+                finished = Finished(
+                    prediction,
+                    [request.id.decode() for request in shared],
+                    [request.share.rows for request in shared if request.share is not None],
+                    [request.seconds or 0.0 for request in shared],
+                    time.time(),
+                )
+                if self.measures is not None:
+                    self.measures.predicted(prediction, finished.sizes)
+                if self.on_prediction is not None:
+                    self.on_prediction(finished)
+        except Exception as error:
+            log.event("error", request_id=requests[0].id.decode(), error=log.where(error))
+
     def _note(self, request: Request, response: Response, seconds: float) -> None:
         route = request.route
         name = OTHER if route is None else route.name
-        prediction = request.prediction
+        request.seconds = seconds
         if self.measures is not None:
-            self.measures.answered(request, response, name, seconds)
+            self.measures.answered(response, name, seconds)
         if (
             self._lines is not None
             and (self._log_all or response.status >= 400)
             and not (route is not None and route.open)
         ):
-            rows = 0 if prediction is None else prediction.batch.rows
+            rows = 0 if request.share is None else request.share.rows
             self._lines.request(request.method, name, response.status, request.id, rows, seconds)
-        if prediction is not None and self.on_prediction is not None:
-            self.on_prediction(Finished(request.id.decode(), prediction, seconds, time.time()))
 
     # ── predictions ───────────────────────────────────────────────────────────────────────────────
 
     def _invocations(self, request: Request) -> Response:
-        assert request.read is not None
-        prediction = self.predictor.predict(request.read(request.body))
-        response = Response(200, self.predictor.encode(prediction))
-        request.prediction = prediction
+        share = request.share
+        if share is None:
+            assert request.read is not None
+            prediction = self.predictor.predict(request.read(request.body))
+            share = Share(prediction, 0, prediction.batch.rows)
+        response = Response(200, self.predictor.encode(*share))
+        request.share = share
         return response
 
     def _infer(self, request: Request) -> Response:
         batch, asked = self._inference.read(request.body)
         prediction = self.predictor.predict(batch)
         response = Response(200, self._inference.encode(prediction, asked))
-        request.prediction = prediction
+        request.share = Share(prediction, 0, prediction.batch.rows)
         return response
 
     # ── health ────────────────────────────────────────────────────────────────────────────────────
@@ -314,3 +349,15 @@ class App:
         if self.before_metrics is not None:
             self.before_metrics()
         return Response(200, self.measures.text(), CONTENT_TYPE)
+
+
+def _by_prediction(requests: list[Request]) -> Iterator[tuple[Prediction, list[Request]]]:
+    """Yield each prediction with the requests that it answers; not if nobody was there any more."""
+    found: dict[int, list[Request]] = {}
+    for request in requests:
+        if request.share is not None:
+            found.setdefault(id(request.share.prediction), []).append(request)
+    for shared in found.values():
+        first = shared[0].share
+        if first is not None and any(request.seconds is not None for request in shared):
+            yield first.prediction, shared

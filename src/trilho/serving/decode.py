@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -22,6 +22,9 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from trilho.bundle import Column
 from trilho.serving.columns import Batch, Columns
 from trilho.serving.messages import BadInputError, TooLargeError
+
+Rows = list[tuple[Any, ...]]  # their values in the order of the columns, of checked types
+Read = TypeVar("Read")
 
 TYPES: dict[str, type] = {"number": float, "integer": float, "boolean": bool}  # else str
 ID = str | int | float | None
@@ -91,7 +94,7 @@ class Decoder:
         self.decode_lists = msgspec.json.Decoder(list[list[Any]]).decode
         self.decode_values = msgspec.json.Decoder(list[Any]).decode
         self.decode_raws = msgspec.json.Decoder(dict[str, Raw]).decode
-        self.typed: dict[tuple[str, ...], Callable[[Raw], list[tuple[Any, ...]]]] = {}
+        self.typed: dict[tuple[str, ...], Callable[[Raw], Rows]] = {}
         self.decode_envelope: Any = msgspec.json.Decoder(envelope).decode
 
     def read(self, body: bytes) -> Batch:
@@ -104,12 +107,27 @@ class Decoder:
         TooLargeError
             More rows than are taken at once.
         """
+        found = self._values(body)
+        return found if isinstance(found, Batch) else self.columns.from_rows(found)
+
+    def records(self, body: bytes) -> Rows | None:
+        """Return the rows in `body` for `Columns.from_rows`, None if they come in another form.
+
+        Raises
+        ------
+        BadInputError, TooLargeError
+            As `read`.
+        """
+        found = self._values(body)
+        return None if isinstance(found, Batch) else found
+
+    def _values(self, body: bytes) -> Rows | Batch:
         try:
             return reading(self._read, body, self.max_rows, self.explain)
         except NotJsonError:
             raise self._invalid(body) from None
 
-    def _read(self, body: bytes) -> Batch:
+    def _read(self, body: bytes) -> Rows | Batch:
         if self.odd:
             body = self._with_plain_names(body)
         if body.lstrip()[:1] != b"{":
@@ -127,20 +145,20 @@ class Decoder:
             return self._from_split(value)
         return self._from_tensors(bytes(value))
 
-    def _from_structs(self, rows: list[Any]) -> Batch:
+    def _from_structs(self, rows: list[Any]) -> Rows:
         check_rows(len(rows), self.max_rows)
-        return self.columns.from_rows(list(map(msgspec.structs.astuple, rows)))
+        return list(map(msgspec.structs.astuple, rows))
 
-    def _from_split(self, split: Split) -> Batch:
+    def _from_split(self, split: Split) -> Rows | Batch:
         if len(set(split.columns)) != len(split.columns):
             raise BadInputError("a column is named twice", kind="body")
         rows = self._typed(tuple(split.columns), split.data)
         if rows is not None:
             check_rows(len(rows), self.max_rows)
-            return self.columns.from_rows(rows)
+            return rows
         return self._from_lists(split.columns, self.decode_lists(split.data))
 
-    def _typed(self, names: tuple[str, ...], data: Raw) -> list[tuple[Any, ...]] | None:
+    def _typed(self, names: tuple[str, ...], data: Raw) -> Rows | None:
         """Decode rows with the types of these columns, several times faster than list by list.
 
         None for whatever is not as it should be: the other way tells what that is.
@@ -166,7 +184,7 @@ class Decoder:
             dict(zip(names, zip(*rows, strict=True), strict=True)), len(rows)
         )
 
-    def _from_tensors(self, value: bytes) -> Batch:
+    def _from_tensors(self, value: bytes) -> Rows | Batch:
         """`inputs` by columns, else rows: records, or lists in the signature's order."""
         if value[:1] == b"{":
             raws = self.decode_raws(value)
@@ -240,11 +258,11 @@ class NotJsonError(BadInputError):
 
 
 def reading(
-    read: Callable[[bytes], Batch],
+    read: Callable[[bytes], Read],
     body: bytes,
     max_rows: int,
     explain: Callable[[str], BadInputError],
-) -> Batch:
+) -> Read:
     """Call `read`, and turn whatever JSON can do wrong into a `BadInputError`.
 
     Each row is an object or a list; counting their beginnings tells too many of them before they

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from trilho.serving.columns import NUMERIC, Batch
-from trilho.serving.messages import KINDS, Request, Response
+from trilho.serving.messages import KINDS, Response
 from trilho.serving.metrics import Registry, exposition, head, line
 from trilho.serving.predictor import Prediction, Predictor
 
@@ -29,6 +29,7 @@ ROUTES = (
 )
 OTHER = "other"
 SCORE_BINS = 20
+FEW_ROWS = 16
 
 
 class Measures:
@@ -123,8 +124,8 @@ class Measures:
         }
         self._time = {route: self.seconds.cell(route) for route in PREDICTING}
 
-    def answered(self, request: Request, response: Response, route: str, seconds: float) -> None:
-        """Count a request and its time, and what was predicted."""
+    def answered(self, response: Response, route: str, seconds: float) -> None:
+        """Count a request and its time."""
         cells = self.registry.cells
         cells[self._cell[route, response.status]] += 1
         start = self._time.get(route)
@@ -133,8 +134,6 @@ class Measures:
             cells[start + len(SECONDS) + 1] += seconds
         if response.problem is not None:
             cells[self.errors.cell(response.problem)] += 1
-        elif request.prediction is not None:
-            self._predicted(request.prediction)
 
     def turn(self, seconds: float) -> None:
         """Count what a request waited for its turn."""
@@ -142,19 +141,21 @@ class Measures:
         cells[start + bisect_left(SECONDS, seconds)] += 1
         cells[start + len(SECONDS) + 1] += seconds
 
-    def _predicted(self, prediction: Prediction) -> None:
+    def predicted(self, prediction: Prediction, sizes: list[int]) -> None:
+        """Count what was predicted, for requests of so many rows."""
         cells = self.registry.cells
         rows = prediction.batch.rows
         cells[self.rows.start] += rows
-        cells[self.batch.start + bisect_left(ROWS, rows)] += 1
+        for size in sizes:
+            cells[self.batch.start + bisect_left(ROWS, size)] += 1
         cells[self.batch.start + len(ROWS) + 1] += rows
         scores = prediction.scores if prediction.scores.ndim == 1 else prediction.scores.max(axis=1)
         start, edges = self.score.start, self._edges
-        if rows == 1:
-            score = scores.item()
-            if math.isfinite(score):
-                cells[start + bisect_left(edges, score)] += 1
-                cells[start + len(edges) + 1] += score
+        if rows <= FEW_ROWS:  # faster than numpy
+            for score in scores.tolist():
+                if math.isfinite(score):
+                    cells[start + bisect_left(edges, score)] += 1
+                    cells[start + len(edges) + 1] += score
         else:
             scores = scores[np.isfinite(scores)]
             places = np.bincount(np.searchsorted(edges, scores), minlength=len(edges) + 1)
@@ -162,13 +163,8 @@ class Measures:
                 cells[start + i] += int(places[i])
             cells[start + len(edges) + 1] += float(scores.sum())
         if prediction.decisions is not None:
-            if rows == 1:
-                cell = self._decided.get(prediction.decisions[0])  # type: ignore[arg-type]
-                if cell is not None:
-                    cells[cell] += 1
-            else:
-                for label, cell in self._decided.items():
-                    cells[cell] += prediction.decisions.count(label)
+            for label, cell in self._decided.items():
+                cells[cell] += prediction.decisions.count(label)
         self._looked_at(prediction.batch)
 
     def _looked_at(self, batch: Batch) -> None:

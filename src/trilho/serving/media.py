@@ -39,12 +39,14 @@ class Readers:
     ----------
     known
         The content types that are read here.
+    json
+        What reads JSON.
     parquet
         What reads Parquet, None without pyarrow.
     """
 
     def __init__(self, predictor: Predictor) -> None:
-        self._json: Read = predictor.decoder.read
+        self.json: Read = predictor.decoder.read
         self._csv = partial(tables.read_csv, columns=predictor.columns, max_rows=predictor.max_rows)
         self.parquet: Read | None = None
         if tables.parquet_is_possible():
@@ -52,7 +54,7 @@ class Readers:
 
             self.parquet = parquet.Reader(predictor.columns, predictor.max_rows).read
         self.known = ["application/json", CSV, *(PARQUET[:1] if self.parquet else ())]
-        self._found: dict[bytes | None, Read] = {None: self._json, b"application/json": self._json}
+        self._found: dict[bytes | None, Read] = {None: self.json, b"application/json": self.json}
 
     def find(self, kind: bytes | None) -> Read:
         """Return what reads this content type.
@@ -74,7 +76,7 @@ class Readers:
         name, parameters = parse(kind)
         if parameters.get("charset", "utf-8") in UTF8:
             if JSON.fullmatch(name):
-                return self._json
+                return self.json
             if name == CSV:
                 return partial(self._csv, header=parameters.get("header") != "absent")
             if name in PARQUET and self.parquet is not None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from trilho.serving.app import Route
     from trilho.serving.columns import Batch
-    from trilho.serving.predictor import Prediction
+    from trilho.serving.predictor import Share
 
 JSON = b"application/json"
 
@@ -39,10 +39,11 @@ class Request:
         "large",
         "method",
         "old",
-        "prediction",
         "read",
         "refusal",
         "route",
+        "seconds",
+        "share",
         "target",
         "whole",
     )
@@ -62,7 +63,8 @@ class Request:
         self.read: Callable[[bytes], Batch] | None = None  # by its content type
         self.large = False  # much work, though the body be small
         self.refusal: Response | None = None  # the answer, if it is settled before the body
-        self.prediction: Prediction | None = None
+        self.share: Share | None = None  # of a prediction: its rows
+        self.seconds: float | None = None  # from its last byte to its answer; None: not answered
 
 
 class ProblemError(Exception):

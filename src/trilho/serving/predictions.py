@@ -166,8 +166,12 @@ class PredictionLog:
             self._give_up(error)
 
     def _take(self, kept: Kept) -> None:
-        if self._sample == 1 or self._random.random() < self._sample:
+        if self._sample == 1:
             self._keep(PREDICTIONS, kept)
+        else:
+            chosen = [self._random.random() < self._sample for _ in kept.sizes]
+            if any(chosen):
+                self._keep(PREDICTIONS, kept if all(chosen) else _of_requests(kept, chosen))
         if self._doubtful is not None:
             rows = self._doubtful(kept.prediction)
             if len(rows):
@@ -347,9 +351,12 @@ class Sender(threading.Thread):
 
     def _send_all(self) -> bool:
         """Send until nothing is left; False if something failed."""
-        while time.monotonic() < self._until and (segment := self._spool.next_raw()) is not None:
-            self._spool.packed(segment, *self._pack(segment.path.read_bytes()))
-        while time.monotonic() < self._until and (segment := self._spool.next()) is not None:
+        while time.monotonic() < self._until:
+            if (segment := self._spool.next_raw()) is not None:  # perhaps it has just come
+                self._spool.packed(segment, *self._pack(segment.path.read_bytes()))
+                continue
+            if (segment := self._spool.next()) is None:
+                break
             # its name is unique: if it exists it was sent before, by somebody who was killed then
             with suppress(AlreadyExists):
                 self._store.put_once(segment.key, segment.data or segment.path.read_bytes())
@@ -380,6 +387,11 @@ def check(predictor: Predictor, options: Keeping) -> None:
     prepare(options.spool)
     if options.url.startswith("s3://"):
         import boto3  # noqa: F401 - once, before the workers are forked
+
+
+def _of_requests(kept: Kept, chosen: list[bool]) -> Kept:
+    """The rows of some of the requests."""
+    return kept._replace(rows=np.flatnonzero(np.repeat(chosen, kept.sizes)))
 
 
 def storage_name(name: str) -> str:

@@ -60,15 +60,16 @@ class Kept(NamedTuple):
 
     Attributes
     ----------
-    request_id, prediction, seconds, at
+    prediction, request_ids, sizes, seconds, at
         As in the service's `Finished`.
     rows
         Which rows; None: all.
     """
 
-    request_id: str
     prediction: Prediction
-    seconds: float
+    request_ids: list[str]
+    sizes: list[int]
+    seconds: list[float]
     at: float
     rows: Array | None = None
 
@@ -89,18 +90,25 @@ def _cut(kept: Kept) -> Kept:
         None if batch.ids is None else [batch.ids[i] for i in rows],
     )
     chosen = None if decisions is None else [decisions[i] for i in rows]
-    return kept._replace(prediction=Prediction(cut, scores[rows], chosen), rows=None)
+    request_ids, seconds = _spread(kept.request_ids, kept), _spread(kept.seconds, kept)
+    return kept._replace(
+        prediction=Prediction(cut, scores[rows], chosen),
+        request_ids=[request_ids[i] for i in rows],
+        sizes=[1] * len(rows),
+        seconds=[seconds[i] for i in rows],
+        rows=None,
+    )
 
 
 def _joined(arrays: list[Array], axis: int) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
 
 
-def _spread(values: Values, sizes: list[int]) -> Values:
+def _spread(values: Values, kept: Kept) -> Values:
     """Repeat what is true of a request for each of its rows."""
-    if len(sizes) == sum(sizes):
+    if len(kept.sizes) == kept.prediction.batch.rows:
         return values
-    return [value for value, n in zip(values, sizes, strict=True) for _ in range(n)]
+    return [value for value, n in zip(values, kept.sizes, strict=True) for _ in range(n)]
 
 
 class Lines:
@@ -166,17 +174,18 @@ class Lines:
         identity = self._identity
         many = [_cut(kept) for kept in many]
         batches = [kept.prediction.batch for kept in many]
-        sizes = [batch.rows for batch in batches]
         decisions = [kept.prediction.decisions for kept in many]
-        taken = np.round(np.array([kept.seconds for kept in many]) * 1000, 3)
+        seconds = list(chain.from_iterable(_spread(kept.seconds, kept) for kept in many))
         line = Line(
             model=identity.name,
             version=identity.version,
             digest=identity.digest,
-            rows=sum(sizes),
-            time=_spread([self._time(kept.at) for kept in many], sizes),
-            request_id=_spread([kept.request_id for kept in many], sizes),
-            milliseconds=_spread(taken.tolist(), sizes),
+            rows=len(seconds),
+            time=list(
+                chain.from_iterable([self._time(k.at)] * k.prediction.batch.rows for k in many)
+            ),
+            request_id=list(chain.from_iterable(_spread(k.request_ids, k) for k in many)),
+            milliseconds=np.round(np.array(seconds) * 1000, 3).tolist(),
             entity=self._entities(batches) if self._entity else None,
             inputs=self._inputs(batches),
             score=_joined([kept.prediction.scores for kept in many], 0).tolist(),

@@ -62,8 +62,8 @@ class Segment:
     data: bytes | None = None
 
     @property
-    def raw(self) -> bool:
-        return self.path.suffix == RAW
+    def unpacked(self) -> bool:
+        return self.path.suffix == RAW and self.data is None
 
 
 @dataclass
@@ -199,15 +199,15 @@ class Spool:
     # ── sending ───────────────────────────────────────────────────────────────────────────────────
 
     def next(self) -> Segment | None:
-        """Return the oldest file that is to be sent, which nobody drops until the next call."""
+        """Return the oldest packed file, which nobody drops until the next call."""
         with self._lock:
-            self._sending = self._closed[0] if self._closed else None
+            self._sending = next((s for s in self._closed if not s.unpacked), None)
             return self._sending
 
     def next_raw(self) -> Segment | None:
         """Return the oldest file that is not packed; packed, more of them fit in."""
         with self._lock:
-            self._sending = next((s for s in self._closed if s.raw and s.data is None), None)
+            self._sending = next((s for s in self._closed if s.unpacked), None)
             return self._sending
 
     def packed(self, segment: Segment, data: bytes, ending: str) -> None:

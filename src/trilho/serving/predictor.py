@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ from trilho.bundle import Golden, Manifest, Signature
 from trilho.errors import DataError, IntegrityError, UsageError
 from trilho.serving.columns import Array, Batch, Columns
 from trilho.serving.decode import Decoder
-from trilho.serving.messages import BadInputError
+from trilho.serving.messages import BadInputError, TooLargeError
 
 Label = str | int | float | bool
 CARD = "model_card.md"
@@ -57,6 +58,18 @@ class Prediction(NamedTuple):
     batch: Batch
     scores: Array  # (rows,), or (rows, classes) for multiclass
     decisions: list[Label | None] | None
+
+
+class Share(NamedTuple):
+    """A request's rows of a prediction: all, or some of it if several are answered together."""
+
+    prediction: Prediction
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
 
 
 class Card(Struct, frozen=True, kw_only=True):
@@ -149,12 +162,40 @@ class Predictor:
                 high = middle
         return low
 
-    def encode(self, prediction: Prediction) -> bytes:
-        """Return the JSON of `/invocations`."""
+    def together(self, bodies: Sequence[bytes]) -> list[Share | None]:
+        """Predict the records of several JSON bodies in one go, which costs little more than one.
+
+        None for a body that has to be looked at by itself: one that is not as it should be, or has
+        other columns. Models that only scikit-learn can serve may treat a row among others in
+        another way than alone, so theirs are all looked at by themselves.
+        """
+        alone: list[Share | None] = [None] * len(bodies)
+        if self.manifest.serving != "compiled":
+            return alone
+        rows: list[tuple[Any, ...]] = []
+        places: list[tuple[int, int] | None] = []
+        for body in bodies:
+            start = len(rows)
+            with suppress(BadInputError, TooLargeError):
+                read = self.decoder.records(body)
+                if read is not None and (not rows or len(read[0]) == len(rows[0])):
+                    rows += read
+            places.append((start, len(rows)) if len(rows) > start else None)
+        try:
+            prediction = self.predict(self.columns.from_rows(rows)) if rows else None
+        except BadInputError:  # whose row that is, is told there
+            return alone
+        if prediction is None:
+            return alone
+        return [None if place is None else Share(prediction, *place) for place in places]
+
+    def encode(self, prediction: Prediction, start: int = 0, stop: int | None = None) -> bytes:
+        """Return the JSON of `/invocations` for some rows of a prediction."""
+        _, scores, decisions = prediction
         return self._encode(
             Answer(
-                predictions=prediction.scores.tolist(),
-                decisions=prediction.decisions,
+                predictions=scores[start:stop].tolist(),
+                decisions=None if decisions is None else decisions[start:stop],
                 model=self.identity,
             )
         )

@@ -1,8 +1,9 @@
 """The predictions that wait: small ones for the loop, large ones for a thread.
 
-A small prediction takes less time than handing it to a thread, so the loop computes it, a few at a
-time, and looks at the network in between. What waits is bounded, in number and in time: where the
-first in the line has waited too long, the next one is told so at once and not after the same wait.
+A small prediction takes less time than handing it to a thread, so the loop computes it, together
+with those that wait beside it, and looks at the network in between. What waits is bounded, in
+number and in time: where the first in the line has waited too long, the next one is told so at once
+and not after the same wait.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 INLINE_BODY = 32 * 1024
 # What the loop computes before it looks at the network again.
 SLICE_SECONDS = 0.0005
+# Requests answered together: more give little, and the first of them waits for all.
+TOGETHER = 32
 
 
 class Waiting(NamedTuple):
@@ -37,7 +40,9 @@ class Work:
     Parameters
     ----------
     answer
-        What answers a request; called by the loop and by threads.
+        What answers requests; called by the loop with some at a time, and by threads.
+    predicted
+        Called on the loop with requests whose answers were written.
     turn
         Called with the seconds that a request has waited when its turn comes.
     most
@@ -50,7 +55,8 @@ class Work:
 
     def __init__(
         self,
-        answer: Callable[[Request], Response],
+        answer: Callable[[list[Request]], list[Response]],
+        predicted: Callable[[list[Request]], None],
         turn: Callable[[float], None] | None,
         *,
         most: int,
@@ -58,6 +64,7 @@ class Work:
         threads: int,
     ) -> None:
         self._answer = answer
+        self._predicted = predicted
         self._turn = turn
         self._most = most
         self._patience = patience
@@ -66,6 +73,7 @@ class Work:
         self._threads = ThreadPoolExecutor(threads, "predict")
         self._idle = threads
         self._scheduled = False
+        self._together = 1
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
@@ -102,15 +110,37 @@ class Work:
         line = self._small
         until = time.monotonic() + SLICE_SECONDS
         while line:
-            request, connection = line.popleft()
+            started = time.monotonic()
+            some = self._some(started)
+            if not some:
+                break
+            requests = [request for request, _ in some]
+            for (request, connection), response in zip(some, self._answer(requests), strict=True):
+                connection.respond_later(request, response)
+            self._predicted(requests)
+            now = time.monotonic()
+            if now - started > SLICE_SECONDS:  # a slow model, whose clients get their turn sooner
+                self._together = max(1, self._together // 2)
+            elif len(some) == self._together:
+                self._together = min(TOGETHER, self._together * 2)
+            if now > until:
+                break
+
+    def _some(self, now: float) -> list[Waiting]:
+        """Take the first few that wait, as many as are likely to be answered in a slice."""
+        some: list[Waiting] = []
+        left = INLINE_BODY
+        while self._small and len(some) < self._together and left > 0:
+            waiting = self._small.popleft()
+            request, connection = waiting
             if connection.gone:
                 connection.release(request)
                 continue
             if self._turn is not None:
-                self._turn(time.monotonic() - request.whole)
-            connection.respond_later(request, self._answer(request))
-            if time.monotonic() > until:
-                break
+                self._turn(now - request.whole)
+            left -= len(request.body)
+            some.append(waiting)
+        return some
 
     def _next_large(self) -> None:
         while self._large and self._idle:
@@ -124,7 +154,7 @@ class Work:
             self._threads.submit(self._in_thread, request, connection)
 
     def _in_thread(self, request: Request, connection: Connection) -> None:
-        response = self._answer(request)
+        (response,) = self._answer([request])
         assert self._loop is not None
         with suppress(RuntimeError):  # the loop has ended without waiting
             self._loop.call_soon_threadsafe(self._done, request, connection, response)
@@ -133,6 +163,7 @@ class Work:
         self._idle += 1
         try:
             connection.respond_later(request, response)
+            self._predicted([request])
         finally:
             self._next_large()
 

@@ -77,7 +77,8 @@ class Worker:
         self._measures = measures
         self._lines = lines
         self._work = Work(
-            app.answer,
+            app.answer_together,
+            app.predicted,
             measures.turn if options.metrics else None,
             most=limits.queue,
             patience=limits.queue_seconds,
