@@ -348,6 +348,54 @@ def test_keeps_a_sample_of_the_requests(tiny: Predictor, tmp_path: Path) -> None
     assert 400 < len(stored(tmp_path / "out")) < 600
 
 
+def together(model: Predictor, groups: list[list[dict[str, Any]]], at: float = AT) -> Finished:
+    """Several requests that were answered at once."""
+    rows = [row for group in groups for row in group]
+    prediction = model.predict(model.decoder.read(json.dumps(rows).encode()))
+    ids = [f"r{i}" for i in range(len(groups))]
+    seconds = [0.001 * (i + 1) for i in range(len(groups))]
+    return Finished(prediction, ids, [len(group) for group in groups], seconds, at)
+
+
+def test_requests_that_were_answered_together_stay_apart(tiny: Predictor, tmp_path: Path) -> None:
+    maker = Lines(tiny.signature, tiny.columns, tiny.identity, keeping(tmp_path))
+    kept = Kept(*together(tiny, [ROWS[:1], ROWS[1:3], ROWS[3:]]))
+    rows = unfolded(json.loads(maker.join([kept, kept._replace(rows=np.array([1, 3]))])))
+    assert [row["request_id"] for row in rows] == ["r0", "r1", "r1", "r2", "r1", "r2"]
+    assert [row["milliseconds"] for row in rows] == [1.0, 2.0, 2.0, 3.0, 2.0, 3.0]
+    ages = [row["age"] for row in ROWS]
+    assert [row["inputs"]["age"] for row in rows] == [*ages, ages[1], ages[3]]
+
+
+def test_samples_requests_and_not_those_that_came_together(tiny: Predictor, tmp_path: Path) -> None:
+    it = Open(tiny, keeping(tmp_path, sample=0.5, daily=0))
+    it.log._random.seed(1)
+    it.log.start()
+    for _ in range(100):
+        it.log.take(together(tiny, [ROWS[:2], ROWS[2:3]]))
+    it.log.close(PATIENCE)
+    rows = [row["request_id"] for row in stored(tmp_path / "out")]
+    assert 35 * 2 < rows.count("r0") < 65 * 2
+    assert rows.count("r0") % 2 == 0  # whole requests
+    assert 35 < rows.count("r1") < 65
+
+
+def test_a_hash_is_the_same_whatever_stands_beside_the_value(
+    tiny: Predictor, tmp_path: Path
+) -> None:
+    def hashes(*incomes: float) -> Any:
+        rows = [{**ROW, "income": income} for income in incomes]
+        (line,) = lines(tiny, tmp_path, rows, sensitive=("income",), hash_key="k")
+        return line["inputs"]["income"]
+
+    assert hashes(24.0, 1.5)[0] == hashes(24.0, 7.0)[0]
+
+
+def test_an_id_may_be_any_whole_number(tiny: Predictor, tmp_path: Path) -> None:
+    (line,) = lines(tiny, tmp_path, [{**ROW, "who": 10**30}, {**ROW, "who": -(2**63) - 1}])
+    assert line["entity"] == [10**30, -(2**63) - 1]
+
+
 # ── where it goes ─────────────────────────────────────────────────────────────────────────────────
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from isal import igzip
 
 from trilho.bundle import Signature
 from trilho.serving.columns import Columns
@@ -16,7 +16,7 @@ from trilho.serving.settings import Keeping
 
 Pack = Callable[[bytes], tuple[bytes, str]]
 
-GZIP_LEVEL = 1  # for such lines little larger than the best, in a sixth of the time
+GZIP_LEVEL = 1  # as small as zlib's first level, in a fifth of its time
 HOUSE = ("request_id", "model", "version", "digest", "milliseconds")
 
 
@@ -41,7 +41,7 @@ def packer(signature: Signature, columns: Columns, digest: str, options: Keeping
 
 
 def zipped(lines: bytes) -> tuple[bytes, str]:
-    return gzip.compress(lines, GZIP_LEVEL, mtime=0), ".jsonl.gz"
+    return igzip.compress(lines, GZIP_LEVEL, mtime=0), ".jsonl.gz"
 
 
 def _schema(signature: Signature, columns: Columns, options: Keeping) -> Any:
