@@ -420,16 +420,16 @@ def test_a_file_that_comes_while_others_are_sent_is_packed_too(
     it = Open(tiny, keeping(tmp_path, daily=0))
     (line,) = it.log._lines.of(Kept(*finished(tiny, ROWS)))
     late = [line] * 3
-    looked = it.spool.next_raw
+    looked = it.spool.next
 
-    def next_raw() -> Segment | None:
+    def next_one() -> Segment | None:
         found = looked()
         if found is None and late:  # as the thread that writes would, at the worst moment
-            it.spool.append(PARTITION, late.pop(), len(ROWS))
+            it.spool.append(PARTITION, [late.pop()], len(ROWS))
             it.spool.roll(all=True)
         return found
 
-    monkeypatch.setattr(it.spool, "next_raw", next_raw)
+    monkeypatch.setattr(it.spool, "next", next_one)
     it.log.start()
     it.log.take(finished(tiny, ROWS))
     eventually(lambda: not late)
@@ -614,7 +614,7 @@ def test_a_write_that_breaks_off_leaves_no_half_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path, "x", limit=10**6, seconds=60, dropped=lambda _: None)
-    spool.append(PARTITION, b'{"rows":1}\n', 1)
+    spool.append(PARTITION, [b'{"rows":1}\n'], 1)
     write, calls = os.write, 0
 
     def half(descriptor: int, data: bytes) -> int:
@@ -626,11 +626,11 @@ def test_a_write_that_breaks_off_leaves_no_half_line(
 
     monkeypatch.setattr(os, "write", half)
     with pytest.raises(OSError, match="No space"):
-        spool.append(PARTITION, b'{"rows":2}\n', 2)
+        spool.append(PARTITION, [b'{"rows":2}\n'], 2)
     monkeypatch.setattr(os, "write", write)
     (path,) = tmp_path.rglob("*.jsonl")
     assert path.read_bytes() == b'{"rows":1}\n'
-    spool.append(PARTITION, b'{"rows":3}\n', 3)
+    spool.append(PARTITION, [b'{"rows":3}\n'], 3)
     assert path.read_bytes() == b'{"rows":1}\n{"rows":3}\n'
     spool.close()
 
@@ -643,7 +643,7 @@ def test_leftovers_of_the_dead_are_taken_over_and_those_of_the_living_are_not(
 
     dead, living = spool(), spool()
     for it in (dead, living):
-        it.append(PARTITION, b'{"rows":2}\n{"rows":3}\n', 5)
+        it.append(PARTITION, [b'{"rows":2}\n{"rows":3}\n'], 5)
     for descriptor in dead._locks.values():  # as the kernel does when a process dies
         os.close(descriptor)
     (torn,) = dead.folder.rglob("*.jsonl")
@@ -656,8 +656,7 @@ def test_leftovers_of_the_dead_are_taken_over_and_those_of_the_living_are_not(
     assert old is not None
     assert (old.rows, old.key.rpartition("/")[0], old.unpacked) == (7, PARTITION, False)
     heir.sent(old)
-    assert heir.next() is None
-    raw = heir.next_raw()
+    raw = heir.next()
     assert raw is not None
     assert (raw.rows, raw.unpacked) == (5, True)
     assert raw.path.read_bytes() == b'{"rows":2}\n{"rows":3}\n'
@@ -671,7 +670,7 @@ def test_leftovers_of_the_dead_are_taken_over_and_those_of_the_living_are_not(
 
 def test_another_place_has_other_leftovers(tmp_path: Path) -> None:
     mine = Spool(tmp_path, "s3://a", limit=10**6, seconds=60, dropped=lambda _: None)
-    mine.append(PARTITION, b'{"rows":2}\n', 2)
+    mine.append(PARTITION, [b'{"rows":2}\n'], 2)
     mine.close()
     other = Spool(tmp_path, "s3://b", limit=10**6, seconds=60, dropped=lambda _: None)
     assert other.adopt() == 0

@@ -75,6 +75,7 @@ class Measures:
         self.batch = define.histogram("trilho_request_rows", "Rows of a prediction.", ROWS)
         score, self._edges = _score(predictor)
         self.score = define.histogram("trilho_score", score, self._edges)
+        self._cuts = np.array(self._edges)
         labels = [str(label) for label in signature.classes or []]
         self.decisions = define.counter(
             "trilho_decisions_total", "Rows by the class decided.", decision=labels
@@ -158,7 +159,7 @@ class Measures:
                     cells[start + len(edges) + 1] += score
         else:
             scores = scores[np.isfinite(scores)]
-            places = np.bincount(np.searchsorted(edges, scores), minlength=len(edges) + 1)
+            places = np.bincount(self._cuts.searchsorted(scores), minlength=len(edges) + 1)
             for i in np.flatnonzero(places).tolist():
                 cells[start + i] += int(places[i])
             cells[start + len(edges) + 1] += float(scores.sum())

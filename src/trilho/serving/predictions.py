@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -25,10 +25,9 @@ from trilho import storage
 from trilho.errors import TrilhoError
 from trilho.serving import log
 from trilho.serving.app import Finished
-from trilho.serving.columns import Array
 from trilho.serving.metrics import Registry
-from trilho.serving.predictions_lines import PIECE, Kept, Lines, doubtful, hour
-from trilho.serving.predictions_pack import packer
+from trilho.serving.predictions_lines import PIECE, Doubtful, Kept, Lines, doubtful, hour
+from trilho.serving.predictions_pack import Pack, packer
 from trilho.serving.predictions_spool import Spool, prepare
 from trilho.serving.predictor import Predictor
 from trilho.serving.settings import Keeping
@@ -40,6 +39,8 @@ BUFFER_BYTES = 16 * 1024 * 1024
 BUFFER_LARGE = 4
 # What becomes a line at once, about: names are written once in it, and it holds up nobody.
 LINE_BYTES = 16 * 1024
+# Lines that do not wait for the next tick: they would only take memory.
+MANY_BYTES = 256 * 1024
 ROW_BYTES = 160
 ROLL_SECONDS = 0.25
 ADOPT_SECONDS = 10.0
@@ -132,7 +133,8 @@ class PredictionLog:
         self._rows: defaultdict[tuple[str, int], int] = defaultdict(int)
         self._pending: defaultdict[tuple[str, int], list[Kept]] = defaultdict(list)
         self._weight = 0  # of what is pending, about, in bytes
-        self._size = 0  # bytes that wait for the loop's tick, or for the disk
+        self._buffered = 0  # bytes of lines that wait for the loop's tick
+        self._size = 0  # and of those that wait for the disk, too
         self._large = 0
         self._bound = threading.Lock()
         self._queue: SimpleQueue[Item | None] = SimpleQueue()
@@ -173,19 +175,19 @@ class PredictionLog:
             if any(chosen):
                 self._keep(PREDICTIONS, kept if all(chosen) else _of_requests(kept, chosen))
         if self._doubtful is not None:
-            rows = self._doubtful(kept.prediction)
-            if len(rows):
-                self._label(kept, rows)
+            self._label(kept, self._doubtful)
 
-    def _label(self, kept: Kept, rows: Sequence[int] | Array) -> None:
+    def _label(self, kept: Kept, doubtful: Doubtful) -> None:
+        """Keep the rows that the model was not sure of, until there are enough for the day."""
         today = int(kept.at // DAY)
         day, already = self._day
         if day != today:
             already = 0
-        chosen = np.asarray(rows)[: self._daily - already]
-        self._day = (today, already + len(chosen))
-        if len(chosen):
+        if already < self._daily and len(rows := doubtful(kept.prediction)):
+            chosen = np.asarray(rows)[: self._daily - already]
+            already += len(chosen)
             self._keep(LABELLING, kept._replace(rows=chosen))
+        self._day = (today, already)
 
     def _keep(self, name: str, kept: Kept) -> None:
         rows = kept.size()
@@ -213,10 +215,13 @@ class PredictionLog:
             line = self._lines.join(many)
             self._buffer[partition].append(line)
             self._rows[partition] += sum(kept.size() for kept in many)
+            self._buffered += len(line)
             with self._bound:
                 self._size += len(line)
         self._pending.clear()
         self._weight = 0
+        if self._buffered >= MANY_BYTES:
+            self._hand_over()
 
     def _partition(self, name: str, at: int) -> str:
         return f"{name}/{self._model}/{hour(at * 3600)}"
@@ -228,10 +233,14 @@ class PredictionLog:
         except Exception as error:
             self._give_up(error)
         if self._buffer:
-            for (name, at), lines in self._buffer.items():
-                self._queue.put(Item(self._partition(name, at), lines, self._rows[name, at]))
-            self._buffer.clear()
-            self._rows.clear()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        for (name, at), lines in self._buffer.items():
+            self._queue.put(Item(self._partition(name, at), lines, self._rows[name, at]))
+        self._buffer.clear()
+        self._rows.clear()
+        self._buffered = 0
 
     def _give_up(self, error: Exception) -> None:
         """Drop what is pending: something in it is beyond us."""
@@ -262,11 +271,11 @@ class PredictionLog:
     def _append(self, item: Item) -> None:
         try:
             if item.large is None:
-                self._spool.append(item.partition, b"".join(item.lines), item.rows)
+                self._spool.append(item.partition, item.lines, item.rows)
             else:
                 left = item.rows
                 for line in self._lines.of(item.large):  # piece by piece: others want the processor
-                    self._spool.append(item.partition, line, min(PIECE, left))
+                    self._spool.append(item.partition, [line], min(PIECE, left))
                     left -= PIECE
             self._counts.add(self._counts.kept.cell(item.partition.partition("/")[0]), item.rows)
             self._disk_failed = False
@@ -302,7 +311,7 @@ class Sender(threading.Thread):
         self,
         spool: Spool,
         store: Store,
-        pack: Callable[[bytes], tuple[bytes, str]],
+        pack: Pack,
         counts: Counts,
     ) -> None:
         super().__init__(name="predictions-sender", daemon=True)
@@ -329,6 +338,8 @@ class Sender(threading.Thread):
                 self._fail(error.message if isinstance(error, TrilhoError) else str(error))
             except Exception as error:  # nothing may end this thread
                 self._fail(log.where(error))
+            if not sound:
+                self._pack_all()
             if ending:
                 return
             wait = shortest if sound else min(longest, wait * 2)
@@ -351,21 +362,27 @@ class Sender(threading.Thread):
 
     def _send_all(self) -> bool:
         """Send until nothing is left; False if something failed."""
-        while time.monotonic() < self._until:
-            if (segment := self._spool.next_raw()) is not None:  # perhaps it has just come
-                self._spool.packed(segment, *self._pack(segment.path.read_bytes()))
-                continue
-            if (segment := self._spool.next()) is None:
-                break
+        while time.monotonic() < self._until and (segment := self._spool.next()) is not None:
+            if segment.unpacked:
+                data, ending = self._pack(segment.path)
+                key = segment.packed_key(ending)
+            else:
+                data, key = segment.data or segment.path.read_bytes(), segment.key
             # its name is unique: if it exists it was sent before, by somebody who was killed then
             with suppress(AlreadyExists):
-                self._store.put_once(segment.key, segment.data or segment.path.read_bytes())
+                self._store.put_once(key, data)
             self._spool.sent(segment)
             self._counts.add(self._counts.sent.cell(segment.key.partition("/")[0]), segment.rows)
             if self._failed:
                 self._failed = False
                 log.event("prediction-log", restored=True)
         return True
+
+    def _pack_all(self) -> None:
+        """Make what waits smaller, so that more of it fits in the spool."""
+        with suppress(Exception):  # told already, if this is what failed
+            while (segment := self._spool.next_raw()) is not None:
+                self._spool.packed(segment, *self._pack(segment.path))
 
     def _fail(self, reason: str) -> None:
         self._counts.add(self._counts.failures.start)

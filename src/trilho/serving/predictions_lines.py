@@ -40,6 +40,7 @@ LAST = datetime(9999, 12, 31, tzinfo=UTC)
 MILLISECONDS = [f".{i:03d}Z" for i in range(1000)]
 
 Values = list[Any]
+Doubtful = Callable[[Prediction], Sequence[int] | Array]  # to rows
 
 
 class Kept(NamedTuple):
@@ -77,13 +78,14 @@ def _cut(kept: Kept) -> Kept:
         None if batch.ids is None else [batch.ids[i] for i in rows],
     )
     chosen = None if decisions is None else [decisions[i] for i in rows]
-    request_ids, seconds = _spread(kept.request_ids, kept), _spread(kept.seconds, kept)
-    return kept._replace(
-        prediction=Prediction(cut, scores[rows], chosen),
-        request_ids=[request_ids[i] for i in rows],
-        sizes=[1] * len(rows),
-        seconds=[seconds[i] for i in rows],
-        rows=None,
+    part = kept._replace(prediction=Prediction(cut, scores[rows], chosen), rows=None)
+    if len(kept.sizes) == 1:
+        return part._replace(sizes=[len(rows)])
+    requests = np.repeat(np.arange(len(kept.sizes)), kept.sizes)[rows].tolist()
+    return part._replace(
+        request_ids=[kept.request_ids[i] for i in requests],
+        sizes=[1] * len(requests),
+        seconds=[kept.seconds[i] for i in requests],
     )
 
 
@@ -91,11 +93,12 @@ def _joined(arrays: list[Array], axis: int) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
 
 
-def _spread(values: Values, kept: Kept) -> Values:
-    """Repeat what is true of a request for each of its rows."""
-    if len(kept.sizes) == kept.prediction.batch.rows:
+def _repeated(values: Values, times: list[int]) -> Values | orjson.Fragment:
+    """What is true of several rows, once for each of them."""
+    if sum(times) == len(values):
         return values
-    return [value for value, n in zip(values, kept.sizes, strict=True) for _ in range(n)]
+    parts = [(orjson.dumps(value) + b",") * n for value, n in zip(values, times, strict=True)]
+    return orjson.Fragment(b"[%b]" % b"".join(parts)[:-1])
 
 
 class Lines:
@@ -162,17 +165,19 @@ class Lines:
         many = [_cut(kept) for kept in many]
         batches = [kept.prediction.batch for kept in many]
         decisions = [kept.prediction.decisions for kept in many]
-        seconds = list(chain.from_iterable(_spread(kept.seconds, kept) for kept in many))
-        times = ([self._time(kept.at)] * kept.prediction.batch.rows for kept in many)
+        rows = [batch.rows for batch in batches]
+        sizes = list(chain.from_iterable(kept.sizes for kept in many))
+        request_ids = list(chain.from_iterable(kept.request_ids for kept in many))
+        seconds = chain.from_iterable(kept.seconds for kept in many)
         entities = self._entities(batches) if self._entity else None
         line = {
             "model": identity.name,
             "version": identity.version,
             "digest": identity.digest,
-            "rows": len(seconds),
-            "time": list(chain.from_iterable(times)),
-            "request_id": list(chain.from_iterable(_spread(k.request_ids, k) for k in many)),
-            "milliseconds": np.round(np.array(seconds) * 1000, 3),
+            "rows": sum(rows),
+            "time": _repeated([self._time(kept.at) for kept in many], rows),
+            "request_id": _repeated(request_ids, sizes),
+            "milliseconds": _repeated([round(each * 1000, 3) for each in seconds], sizes),
             # ids may be whole numbers of any size, which orjson does not write
             "entity": orjson.Fragment(self._encode(entities)),
             "inputs": self._inputs(batches),
@@ -193,7 +198,7 @@ class Lines:
         with np.errstate(invalid="ignore"):
             whole = matrix.astype(np.int64)
         # what is whole is written without a point, in a sixth of the time
-        sound = (whole == matrix).all(axis=1).tolist()
+        sound = np.logical_and.reduce(whole == matrix, axis=1).tolist()
         for name, i in self._numbers["integer"]:
             inputs[name] = whole[i] if sound[i] else [_whole(v) for v in matrix[i].tolist()]
         for name, i in self._numbers["number"]:
@@ -263,9 +268,7 @@ def _dates(days: Values) -> Values:
     return texts
 
 
-def doubtful(
-    signature: Signature, band: float
-) -> Callable[[Prediction], Sequence[int] | Array] | None:
+def doubtful(signature: Signature, band: float) -> Doubtful | None:
     """Return what finds the rows that the model was not sure of; None where that has no meaning.
 
     Binary: the score is less than `band` from the threshold; multiclass: the best two classes are

@@ -65,6 +65,10 @@ class Segment:
     def unpacked(self) -> bool:
         return self.path.suffix == RAW and self.data is None
 
+    def packed_key(self, ending: str) -> str:
+        """What a raw one will be called; always the same, whoever sends it."""
+        return f"{self.key}-r{self.rows}{ending}"
+
 
 @dataclass
 class Open:
@@ -133,24 +137,26 @@ class Spool:
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────
 
-    def append(self, partition: str, data: bytes, rows: int) -> None:
+    def append(self, partition: str, lines: list[bytes], rows: int) -> None:
         """Write whole lines to the partition's file; raises OSError when the disk does not."""
+        size = sum(map(len, lines))
         with self._lock:
-            if not self._make_room(len(data)):
+            if not self._make_room(size):
                 self._dropped(rows)
                 return
             file = self._open.get(partition) or self._start(partition)
             start = file.size
             try:
-                view = memoryview(data)
-                while view:
-                    written = os.write(file.descriptor, view)
-                    view = view[written:]
+                for line in lines:
+                    view = memoryview(line)
+                    while view:
+                        written = os.write(file.descriptor, view)
+                        view = view[written:]
             except OSError:
                 os.ftruncate(file.descriptor, start)  # no half lines
                 os.lseek(file.descriptor, start, os.SEEK_SET)
                 raise
-            file.size += len(data)
+            file.size += size
             file.rows += rows
             if file.size >= min(SEGMENT_BYTES, self._limit // 8):
                 self._close(partition)
@@ -199,9 +205,9 @@ class Spool:
     # ── sending ───────────────────────────────────────────────────────────────────────────────────
 
     def next(self) -> Segment | None:
-        """Return the oldest packed file, which nobody drops until the next call."""
+        """Return the oldest file that is to be sent, which nobody drops until the next call."""
         with self._lock:
-            self._sending = next((s for s in self._closed if not s.unpacked), None)
+            self._sending = self._closed[0] if self._closed else None
             return self._sending
 
     def next_raw(self) -> Segment | None:
@@ -212,7 +218,7 @@ class Spool:
 
     def packed(self, segment: Segment, data: bytes, ending: str) -> None:
         """Put `data` in the place of a raw segment."""
-        key = f"{segment.key}-r{segment.rows}{ending}"
+        key = segment.packed_key(ending)
         path = segment.path.with_name(key.rpartition("/")[2])
         partial = path.with_name(path.name + PARTIAL)
         try:
