@@ -18,7 +18,11 @@ WIDTH = 5
 ODD = (np.nan, np.inf, -np.inf, -0.0, 0.0, 0.5, -0.5, -1.0, 31.9, 255.0, 255.5, 256.0, 1e18, 1e-320)
 # Values that rows and thresholds have in common, so that many are equal.
 GRID = st.one_of(st.sampled_from(ODD), st.integers(-3, 40).map(float), st.floats(width=64))
-SIZES = (1, 2, masks.FEW_ROWS, masks.FEW_ROWS + 1, 40, 300)
+SIZES = (1, 2, masks.FEW_ROWS, masks.FEW_ROWS + 1, 300, masks.MANY_ROWS)
+
+
+def same(leaves: NDArray[Any]) -> NDArray[Any]:
+    return leaves
 
 
 def planted(random: np.random.Generator, inner: int, grid: list[float], *, few: bool) -> Any:
@@ -76,7 +80,7 @@ def forest(planted: list[Any]) -> Trees:
 def test_each_leaf_is_treelites(seed: int, inner: list[int], grid: list[float], few: bool) -> None:
     random = np.random.default_rng(seed)
     trees = forest([planted(random, n, grid, few=few) for n in inner])
-    ours = masks.evaluator(trees)
+    ours = masks.evaluator(trees, same)
     assert ours is not None
     theirs = gtil.evaluator(trees, WIDTH, 1, "each")
     for rows in SIZES:
@@ -89,10 +93,9 @@ def test_a_row_gets_the_same_bits_alone_and_among_others(outputs: int) -> None:
     random = np.random.default_rng(0)
     grid = random.normal(size=200).tolist()
     trees = forest([planted(random, 30, grid, few=False) for _ in range(30)])
-    block = random.normal(size=(ensembles.MAX_CELLS // 30 + 100, WIDTH))
-    each = masks.evaluator(trees)
-    assert each is not None
-    predict = ensembles._in_steps(each, 30, lambda leaves: ensembles._add(leaves, outputs=outputs))
+    block = random.normal(size=(masks.STEP_WORDS // 30 + 100, WIDTH))
+    predict = masks.evaluator(trees, lambda leaves: ensembles._add(leaves, outputs=outputs))
+    assert predict is not None
     expected = gtil.evaluator(trees, WIDTH, outputs, "sum")(block)
     assert np.array_equal(predict(block), expected)
     for rows in (1, 2, ensembles.FEW_ROWS, ensembles.FEW_ROWS + 1):
@@ -118,7 +121,7 @@ def tree(**changed: Any) -> Trees:
 
 def test_a_leaf_with_two_parents_is_refused() -> None:
     with pytest.raises(IntegrityError, match="Node 1 of its trees has two parents"):
-        masks.evaluator(tree(right=np.array([1, LEAF, LEAF])))
+        masks.evaluator(tree(right=np.array([1, LEAF, LEAF])), same)
     many = 60  # doubled at each level, it would take for ever
     steps = np.append(np.arange(1, many), LEAF)
     with pytest.raises(IntegrityError, match="two parents"):
@@ -130,13 +133,14 @@ def test_a_leaf_with_two_parents_is_refused() -> None:
                 feature=np.zeros(many, int),
                 number=np.zeros(many),
                 missing_left=np.zeros(many, int),
-            )
+            ),
+            same,
         )
 
 
 def test_a_node_that_nothing_leads_to_is_no_trouble() -> None:
     lonely = tree(left=np.array([LEAF] * 3), right=np.array([LEAF] * 3))
-    evaluate = masks.evaluator(lonely)
+    evaluate = masks.evaluator(lonely, same)
     assert evaluate is not None
     assert evaluate(np.zeros((20, 1))).tolist() == [[0.5]] * 20
 
@@ -144,15 +148,15 @@ def test_a_node_that_nothing_leads_to_is_no_trouble() -> None:
 def test_what_does_not_suit_is_left_to_treelite(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     grid = [0.0, 1.0, 2.0]
-    assert masks.evaluator(forest([planted(random, 63, grid, few=False)])) is not None
-    assert masks.evaluator(forest([planted(random, 64, grid, few=False)])) is None
-    assert masks.evaluator(tree(number=np.array([np.nan, 1.0, 2.0]))) is None
-    monkeypatch.setattr(masks, "MAX_TABLE_BYTES", 11)
-    assert masks.evaluator(tree()) is None
-    monkeypatch.setattr(masks, "MAX_TABLE_BYTES", 12)  # three places, one tree, four bytes
-    assert masks.evaluator(tree()) is not None
+    assert masks.evaluator(forest([planted(random, 63, grid, few=False)]), same) is not None
+    assert masks.evaluator(forest([planted(random, 64, grid, few=False)]), same) is None
+    assert masks.evaluator(tree(number=np.array([np.nan, 1.0, 2.0])), same) is None
+    monkeypatch.setattr(masks, "MAX_TABLE_BYTES", 2)
+    assert masks.evaluator(tree(), same) is None
+    monkeypatch.setattr(masks, "MAX_TABLE_BYTES", 3)  # three places, one tree, one byte
+    assert masks.evaluator(tree(), same) is not None
     monkeypatch.setattr(masks, "MAX_GROUPS", 0)
-    assert masks.evaluator(tree()) is None
+    assert masks.evaluator(tree(), same) is None
 
 
 @pytest.mark.parametrize("value", [-1e308, -745.2, -709.79, -709.78, -1.0, 0.0, 40.0, np.nan])

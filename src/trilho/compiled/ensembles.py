@@ -24,7 +24,7 @@ from trilho.compiled.operations import (
 )
 from trilho.compiled.trees import Evaluate, Trees, read
 
-MAX_CELLS = 1 << 16  # evaluated at once, one for each row and tree: they stay in the cache
+MAX_CELLS = 1 << 20  # of one value for each row and tree
 FEW_ROWS = 16
 LOWEST = -709.782712893384  # the logarithm of the largest double, less than nothing
 
@@ -51,15 +51,17 @@ def _trees(args: Arguments, shapes: list[Shape]) -> tuple[Run, Shape]:
 def _predictor(args: Arguments, trees: Trees, width: int, outputs: int, kind: str) -> Evaluate:
     if kind == "mean":
         return _by_treelite(trees, width, outputs, kind)
-    each = masks.evaluator(trees)
-    count = len(trees.sizes)
     if kind == "single":
         base = args.array("base", width=outputs).astype(np.float32)
-        each = each or _by_treelite(trees, width, outputs, "each")
-        return _in_steps(each, count, partial(_add_single, base=base))
-    if each is None:
-        return _by_treelite(trees, width, outputs, kind)
-    return _in_steps(each, count, partial(_add, outputs=outputs))
+        add: Evaluate = partial(_add_single, base=base)
+    else:
+        add = partial(_add, outputs=outputs)
+    by_masks = masks.evaluator(trees, add)
+    if by_masks is not None:
+        return by_masks
+    if kind == "single":
+        return _in_steps(_by_treelite(trees, width, outputs, "each"), len(trees.sizes), add)
+    return _by_treelite(trees, width, outputs, kind)
 
 
 def _by_treelite(trees: Trees, width: int, outputs: int, kind: str) -> Evaluate:

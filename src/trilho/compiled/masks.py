@@ -13,6 +13,7 @@ with additive ensembles of regression trees", SIGIR 2015.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,10 +29,15 @@ MAX_TABLE_BYTES = 64 << 20
 CATEGORIES = 32 * BITSET  # then come the places of what is no category, and of what is missing
 # Up to so many rows, Python's own bisection is faster than numpy's for each feature ...
 FEW_ROWS = 24
-# ... and up to so many words, all features at once are faster than one after the other.
+# ... up to so many words, all features at once are faster than one after the other ...
 FEW_WORDS = 1 << 16
+# ... and from so many rows on, to compare with each threshold is faster than to bisect.
+MANY_ROWS = 2048
+FEW_CUTS = 64
+STEP_WORDS = 1 << 16  # what is combined at once stays in the cache
 
-Words = NDArray[Any]  # uint32 or uint64
+Words = NDArray[Any]  # of unsigned integers, with a bit for each leaf of the largest tree
+WORDS = (np.uint8, np.uint16, np.uint32, np.uint64)
 
 
 class Group(NamedTuple):
@@ -53,19 +59,27 @@ class Group(NamedTuple):
 
     def places(self, column: NDArray[Any]) -> NDArray[np.intp]:
         """Return the row of the table for each value."""
-        if self.cuts is not None:
+        found: NDArray[np.intp]
+        if self.cuts is not None and len(column) >= MANY_ROWS and len(self.cuts) <= FEW_CUTS:
+            number, above = np.zeros(len(column), np.uint8), np.empty(len(column), np.bool_)
+            for cut in self.cuts.tolist():
+                np.add(number, np.greater(column, cut, out=above), out=number)
+            number += np.isnan(column) * np.uint8(len(self.cuts) + 1)
+            found = number.astype(np.intp)
+        elif self.cuts is not None:
             # what is missing sorts behind all thresholds, and its place is one further
-            found: NDArray[np.intp] = np.searchsorted(self.cuts, column) + np.isnan(column)
+            found = np.searchsorted(self.cuts, column) + np.isnan(column)
         else:
             sound = (column >= 0) & (column < CATEGORIES)  # NaN is neither
             found = np.where(sound, column, CATEGORIES + np.isnan(column)).astype(np.intp)
         return found + self.first
 
 
-def evaluator(trees: Trees) -> Evaluate | None:
-    """Return what gives the value of the leaf that each row ends in, (rows, trees).
+def evaluator(trees: Trees, add: Evaluate) -> Evaluate | None:
+    """Return what adds the values of the leaves that each row ends in.
 
-    None for trees that are not suited: too many leaves, features or thresholds.
+    `add` takes them, (rows, trees), for some rows at a time. None for trees that are not suited:
+    too many leaves, features or thresholds.
 
     Raises
     ------
@@ -78,9 +92,10 @@ def evaluator(trees: Trees) -> Evaluate | None:
         return None
     first, count = _leaves(trees)
     starts = np.cumsum(trees.sizes) - trees.sizes
-    if count[starts].max() > MAX_LEAVES:
+    most = count[starts].max()
+    if most > MAX_LEAVES:
         return None
-    word = np.uint32 if count[starts].max() <= 32 else np.uint64
+    word = next(word for word in WORDS if most <= np.iinfo(word).bits)
     found = _table(trees, first, count, word)
     if found is None:
         return None
@@ -89,12 +104,17 @@ def evaluator(trees: Trees) -> Evaluate | None:
     values = np.empty(int(count[starts].sum()))
     leaf = np.flatnonzero(~inner & (count > 0))
     values[(before[_tree(trees)] + first)[leaf]] = trees.number[leaf]
-    return _evaluator(groups, table, values, before)
+    leaves = _evaluator(groups, table)
+
+    def predict(block: NDArray[Any]) -> NDArray[Any]:
+        parts = [add(values.take(before + lowest, mode="clip")) for lowest in leaves(block)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return predict
 
 
-def _evaluator(
-    groups: list[Group], table: Words, values: NDArray[Any], before: NDArray[Any]
-) -> Evaluate:
+def _evaluator(groups: list[Group], table: Words) -> Callable[[NDArray[Any]], Iterator[Words]]:
+    """Return what gives the number of each row's leaf in each tree, for some rows at a time."""
     one = table.dtype.type(1)
     count = table.shape[1]
     # for the bisection: feature, thresholds, place, place of what is missing
@@ -116,32 +136,34 @@ def _evaluator(
             found.append(first + (int(value) if sound else CATEGORIES + (value != value)))
         return found
 
-    def predict(block: NDArray[Any]) -> NDArray[Any]:
+    def words(block: NDArray[Any]) -> Iterator[Words]:
         rows = len(block)
         if rows <= FEW_ROWS:
             at = np.array(list(map(places, block.tolist())), np.intp)
-            words = np.bitwise_and.reduce(table.take(at, axis=0), axis=1)
-        elif rows * len(groups) * count <= FEW_WORDS:
-            at = np.stack([group.places(block[:, group.feature]) for group in groups], axis=1)
-            words = np.bitwise_and.reduce(table.take(at, axis=0), axis=1)
-        else:
-            words, more = np.empty((2, rows, count), table.dtype)
-            for i, group in enumerate(groups):
-                # "clip" only because "raise" would need a buffer: all places are in the table
-                np.take(
-                    *(table, group.places(block[:, group.feature])),
-                    axis=0,
-                    out=more if i else words,
-                    mode="clip",
-                )
-                if i:
-                    np.bitwise_and(words, more, out=words)
-        # the number of the lowest bit: of the ones below it
-        lowest = np.bitwise_count(~words & (words - one))
-        found: NDArray[Any] = values.take(before + lowest)
-        return found
+            yield np.bitwise_and.reduce(table.take(at, axis=0), axis=1)
+            return
+        columns = np.ascontiguousarray(block.T)
+        of_groups = [group.places(columns[group.feature]) for group in groups]
+        if rows * len(groups) * count <= FEW_WORDS:
+            at = np.stack(of_groups, axis=1)
+            yield np.bitwise_and.reduce(table.take(at, axis=0), axis=1)
+            return
+        step = max(1, STEP_WORDS // count)
+        for start in range(0, rows, step):
+            first, *others = (each[start : start + step] for each in of_groups)
+            # "clip" only because "raise" would need a buffer: all places are in the table
+            left = table.take(first, axis=0, mode="clip")
+            more = np.empty_like(left)
+            for other in others:
+                table.take(other, axis=0, out=more, mode="clip")
+                np.bitwise_and(left, more, out=left)
+            yield left
 
-    return predict
+    def leaves(block: NDArray[Any]) -> Iterator[Words]:
+        # the number of the lowest bit: of the ones below it
+        return (np.bitwise_count(~left & (left - one)) for left in words(block))
+
+    return leaves
 
 
 # ── from nodes to words ───────────────────────────────────────────────────────────────────────────
