@@ -85,7 +85,7 @@ def test_each_leaf_is_treelites(seed: int, inner: list[int], grid: list[float], 
     theirs = gtil.evaluator(trees, WIDTH, 1, "each")
     for rows in SIZES:
         block = random.choice([*grid, *ODD], (rows, WIDTH))
-        assert np.array_equal(ours(block), theirs(block))
+        assert ours(block).tobytes() == theirs(block).tobytes()  # which tells -0.0 from 0.0
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -97,10 +97,31 @@ def test_a_row_gets_the_same_bits_alone_and_among_others(outputs: int) -> None:
     predict = masks.evaluator(trees, lambda leaves: ensembles._add(leaves, outputs=outputs))
     assert predict is not None
     expected = gtil.evaluator(trees, WIDTH, outputs, "sum")(block)
-    assert np.array_equal(predict(block), expected)
+    assert predict(block).tobytes() == expected.tobytes()
     for rows in (1, 2, ensembles.FEW_ROWS, ensembles.FEW_ROWS + 1):
         parts = [predict(block[i : i + rows]) for i in range(0, 300, rows)]
-        assert np.array_equal(np.concatenate(parts)[:300], expected[:300])
+        assert np.concatenate(parts)[:300].tobytes() == expected[:300].tobytes()
+
+
+@pytest.mark.parametrize("rows", [1, 2, ensembles.FEW_ROWS, ensembles.FEW_ROWS + 1])
+def test_a_sum_of_nothing_is_zero_and_not_less(rows: int) -> None:
+    assert ensembles._add(np.full((rows, 4), -0.0), outputs=1).tobytes() == bytes(8 * rows)
+
+
+@pytest.mark.parametrize("rows", [1, 24, 25])
+def test_many_trees_are_evaluated_in_little_memory(
+    monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    random = np.random.default_rng(0)
+    grid = random.normal(size=200).tolist()
+    trees = forest([planted(random, 30, grid, few=False) for _ in range(20)])
+    block = random.normal(size=(rows, WIDTH))
+    whole = masks.evaluator(trees, same)
+    assert whole is not None
+    expected = whole(block)
+    monkeypatch.setattr(masks, "FEW_WORDS", 0)
+    monkeypatch.setattr(masks, "STEP_WORDS", 60)  # three rows at a time
+    assert np.array_equal(whole(block), expected)
 
 
 def tree(**changed: Any) -> Trees:

@@ -24,7 +24,7 @@ from waiting import PATIENCE, eventually
 
 from trilho import bundle
 from trilho.errors import UnavailableError, UsageError
-from trilho.serving import predictions, predictor, settings
+from trilho.serving import predictions, predictions_spool, predictor, settings
 from trilho.serving.app import Finished
 from trilho.serving.metrics import Registry
 from trilho.serving.predictions import Counts, PredictionLog
@@ -391,6 +391,18 @@ def test_a_hash_is_the_same_whatever_stands_beside_the_value(
     assert hashes(24.0, 1.5)[0] == hashes(24.0, 7.0)[0]
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_models_scores_may_be_a_column_of_a_wider_block(
+    tiny: Predictor, tmp_path: Path, rows: int
+) -> None:
+    done = finished(tiny, ROWS[:rows])
+    scores = np.stack([1 - done.prediction.scores, done.prediction.scores], axis=1)
+    maker = Lines(tiny.signature, tiny.columns, tiny.identity, keeping(tmp_path))
+    for strided in (scores[:, 1], np.asfortranarray(scores)):
+        kept = Kept(*done)._replace(prediction=done.prediction._replace(scores=strided))
+        assert json.loads(maker.join([kept]))["score"] == strided.tolist()
+
+
 def test_an_id_may_be_any_whole_number(tiny: Predictor, tmp_path: Path) -> None:
     (line,) = lines(tiny, tmp_path, [{**ROW, "who": 10**30}, {**ROW, "who": -(2**63) - 1}])
     assert line["entity"] == [10**30, -(2**63) - 1]
@@ -437,6 +449,36 @@ def test_a_file_that_comes_while_others_are_sent_is_packed_too(
     files = [path for path in (tmp_path / "out/predictions").rglob("*") if path.is_file()]
     assert all(path.name.endswith("-r4.jsonl.gz") for path in files)
     assert len(stored(tmp_path / "out")) == 4 * len(ROWS)
+
+
+def test_what_was_sent_in_one_form_is_not_sent_in_another(
+    tiny: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is killed after a file was stored; the next one would name it otherwise."""
+    pytest.importorskip("pyarrow.parquet")
+
+    class KilledError(BaseException):
+        pass
+
+    def kill(_: Segment) -> None:
+        raise KilledError
+
+    first = Open(tiny, keeping(tmp_path, daily=0, format="parquet"))
+    first.log.take(finished(tiny, ROWS))
+    first.log.tick()
+    first.log._append(first.log._queue.get_nowait())  # type: ignore[arg-type]
+    first.spool.roll(all=True)
+    monkeypatch.setattr(first.spool, "sent", kill)
+    with pytest.raises(KilledError):
+        first.log._sender._send_all()
+    for descriptor in first.spool._locks.values():
+        os.close(descriptor)
+    second = Open(tiny, keeping(tmp_path, daily=0))
+    second.log.start()
+    second.log.close(PATIENCE)
+    files = [path for path in (tmp_path / "out/predictions").rglob("*") if path.is_file()]
+    assert [path.suffix for path in files] == [".parquet"]
+    assert not any((tmp_path / "spool").glob("*/*"))
 
 
 def test_parquet_has_a_row_for_each_row_and_fixed_types(tiny: Predictor, tmp_path: Path) -> None:
@@ -666,6 +708,109 @@ def test_leftovers_of_the_dead_are_taken_over_and_those_of_the_living_are_not(
     assert not dead.folder.exists()
     assert living.folder.exists()
     heir.close()
+
+
+def test_leftovers_that_cannot_be_read_now_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spool() -> Spool:
+        return Spool(tmp_path, "x", limit=10**6, seconds=60, dropped=lambda _: None)
+
+    dead, heir = spool(), spool()
+    dead.append(PARTITION, [b'{"rows":2}\n'], 2)
+    for descriptor in dead._locks.values():
+        os.close(descriptor)
+
+    def fail(_: Path) -> Any:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predictions_spool, "_repaired", fail)
+        with pytest.raises(OSError, match="Too many"):
+            heir.adopt()
+    heir.append(PARTITION, [b'{"rows":3}\n'], 3)
+    heir.roll(all=True)
+    mine = heir.next()
+    assert mine is not None
+    heir.sent(mine)
+    assert heir.adopt() == 1
+    heir.close()
+
+
+def test_a_file_that_somebody_removed_holds_up_none_behind_it(
+    tiny: Predictor, tmp_path: Path
+) -> None:
+    it = Open(tiny, keeping(tmp_path, daily=0))
+    for at in (AT - 3600, AT):
+        it.log.take(finished(tiny, ROWS, at=at))
+    it.log.tick()
+    for _ in range(2):
+        it.log._append(it.log._queue.get_nowait())  # type: ignore[arg-type]
+    it.spool.roll(all=True)
+    first = it.spool.next()
+    assert first is not None
+    first.path.unlink()
+    it.log.start()
+    it.log.close(PATIENCE)
+    assert len(stored(tmp_path / "out")) == len(ROWS)
+    assert it.dropped("disk") == len(ROWS)
+
+
+def test_a_disk_that_fails_does_not_end_the_log(
+    tiny: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = Open(tiny, keeping(tmp_path, daily=0, seconds=0.0))
+    it.log.start()
+
+    def broken(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        for name in ("write", "ftruncate", "unlink"):
+            patch.setattr(os, name, broken)
+        it.log.take(finished(tiny, ROWS))
+        it.log.tick()
+        eventually(lambda: it.dropped("disk") == len(ROWS))
+        eventually(lambda: not it.spool._open)  # it was rolled
+    it.log.take(finished(tiny, ROWS))
+    it.log.close(PATIENCE)
+    assert len(stored(tmp_path / "out")) == len(ROWS)
+
+
+def test_rows_for_which_there_is_no_room_are_dropped_and_not_kept(
+    tiny: Predictor, tmp_path: Path
+) -> None:
+    it = Open(tiny, keeping(tmp_path, daily=0, spool_bytes=1000))
+    it.log.start()
+    it.log.take(finished(tiny, [ROW] * (PIECE + 1)))
+    it.log.close(PATIENCE)
+    found = len(stored(tmp_path / "out"))
+    assert it.dropped("spool") == PIECE + 1 - found
+    assert it.total(it.counts.kept.cell("predictions")) == found < PIECE
+
+
+def test_files_are_packed_before_their_turn_when_room_gets_scarce(
+    tiny: Predictor, tmp_path: Path
+) -> None:
+    it = Open(tiny, keeping(tmp_path, daily=0, spool_bytes=40_000))
+    turns: list[int] = []
+    put = it.log._sender._store.put_once
+
+    def slow(key: str, data: bytes) -> str:
+        turns.append(sum(segment.unpacked for segment in it.spool._closed))
+        return put(key, data)
+
+    it.log._sender._store.put_once = slow  # type: ignore[method-assign]
+    for hour in range(5):
+        it.log.take(finished(tiny, ROWS * 10, at=AT + 3600 * hour))
+    it.log.tick()
+    for _ in range(5):
+        it.log._append(it.log._queue.get_nowait())  # type: ignore[arg-type]
+    it.spool.roll(all=True)
+    assert it.spool.crowded
+    it.log._sender._send_all()
+    assert turns == [0] * 5
+    it.spool.close()
 
 
 def test_another_place_has_other_leftovers(tmp_path: Path) -> None:

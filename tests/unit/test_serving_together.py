@@ -234,6 +234,29 @@ def test_nothing_is_noted_of_those_who_were_gone(strict: Predictor) -> None:
     assert not seen
 
 
+def test_of_a_group_that_we_failed_in_part_nothing_is_noted(
+    strict: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = App(strict)
+    seen: list[Finished] = []
+    app.on_prediction = seen.append
+    encode = strict.encode
+
+    def fail(prediction: Any, start: int = 0, stop: int | None = None) -> bytes:
+        if start == 1:
+            raise ZeroDivisionError
+        return encode(prediction, start, stop)
+
+    monkeypatch.setattr(strict, "encode", fail)
+    requests = [ask(app, json.dumps(ROW).encode()) for _ in range(3)]
+    responses = app.answer_together(requests)
+    assert [response.status for response in responses] == [200, 500, 200]
+    for request, response in zip(requests, responses, strict=True):
+        app.finished(request, response, 0.001)
+    app.predicted(requests)
+    assert not seen
+
+
 # ── how many at once ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -296,6 +319,51 @@ def test_a_large_body_ends_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
         line._small.append(work.Waiting(request, Client()))  # type: ignore[arg-type]
     assert [len(waiting.request.body) for waiting in line._some(time.monotonic())][2:] == [20]
     assert len(line) == 1
+
+
+def test_a_client_that_cannot_be_answered_costs_the_others_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Bad(Client):
+        aborted = False
+
+        @property
+        def transport(self) -> Bad:
+            return self
+
+        def abort(self) -> None:
+            self.aborted = True
+
+        def respond_later(self, request: Request, response: Response) -> None:
+            raise MemoryError
+
+        def release(self, request: Request) -> None:  # type: ignore[override]
+            pass
+
+    class Good(Client):
+        answers = 0
+
+        def respond_later(self, request: Request, response: Response) -> None:
+            self.answers += 1
+
+    noted: list[list[Request]] = []
+    clients = [Good(), Bad(), Good()]
+    line = Work(
+        lambda requests: [Response(200, b"")] * len(requests),
+        noted.append,
+        None,
+        most=10,
+        patience=60,
+        threads=1,
+    )
+    line._together = TOGETHER
+    for client in clients:
+        line._small.append(work.Waiting(Request(b"", b"", {}), client))  # type: ignore[arg-type]
+    line._compute_some()
+    assert [getattr(client, "answers", None) for client in clients] == [1, None, 1]
+    assert clients[1].aborted  # type: ignore[attr-defined]
+    assert [len(requests) for requests in noted] == [3]
+    assert "MemoryError" in capsys.readouterr().err
 
 
 def test_clients_that_are_gone_are_passed_over(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def _add(leaves: Value, *, outputs: int) -> Value:
     """Add one tree after the other, in this order for one row as for many."""
     by_output = leaves.reshape(len(leaves), -1, outputs)
     if len(leaves) <= FEW_ROWS:  # `reduce` would add a single row's in another order
-        return by_output.cumsum(axis=1)[:, -1]
+        return by_output.cumsum(axis=1)[:, -1] + 0.0  # no -0.0, as `reduce` has it, and in C order
     sums: Value = np.add.reduce(np.ascontiguousarray(by_output.transpose(1, 0, 2)), axis=0)
     return sums
 

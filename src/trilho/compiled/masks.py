@@ -139,14 +139,12 @@ def _evaluator(groups: list[Group], table: Words) -> Callable[[NDArray[Any]], It
     def words(block: NDArray[Any]) -> Iterator[Words]:
         rows = len(block)
         if rows <= FEW_ROWS:
-            at = np.array(list(map(places, block.tolist())), np.intp)
-            yield np.bitwise_and.reduce(table.take(at, axis=0), axis=1)
-            return
-        columns = np.ascontiguousarray(block.T)
-        of_groups = [group.places(columns[group.feature]) for group in groups]
+            of_groups = np.array(list(map(places, block.tolist())), np.intp).T
+        else:
+            columns = np.ascontiguousarray(block.T)
+            of_groups = np.stack([group.places(columns[group.feature]) for group in groups])
         if rows * len(groups) * count <= FEW_WORDS:
-            at = np.stack(of_groups, axis=1)
-            yield np.bitwise_and.reduce(table.take(at, axis=0), axis=1)
+            yield np.bitwise_and.reduce(table.take(of_groups, axis=0), axis=0)
             return
         step = max(1, STEP_WORDS // count)
         for start in range(0, rows, step):

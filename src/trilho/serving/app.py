@@ -244,21 +244,14 @@ class App:
 
     def predicted(self, requests: list[Request]) -> None:
         """Take note of what was predicted for requests whose answers were written."""
-        try:
-            for prediction, shared in _by_prediction(requests):
-                finished = Finished(
-                    prediction,
-                    [request.id.decode() for request in shared],
-                    [request.share.rows for request in shared if request.share is not None],
-                    [request.seconds or 0.0 for request in shared],
-                    time.time(),
-                )
+        for finished in _by_prediction(requests):
+            try:
                 if self.measures is not None:
-                    self.measures.predicted(prediction, finished.sizes)
+                    self.measures.predicted(finished.prediction, finished.sizes)
                 if self.on_prediction is not None:
                     self.on_prediction(finished)
-        except Exception as error:
-            log.event("error", request_id=requests[0].id.decode(), error=log.where(error))
+            except Exception as error:
+                log.event("error", request_id=finished.request_ids[0], error=log.where(error))
 
     def _note(self, request: Request, response: Response, seconds: float) -> None:
         route = request.route
@@ -351,13 +344,22 @@ class App:
         return Response(200, self.measures.text(), CONTENT_TYPE)
 
 
-def _by_prediction(requests: list[Request]) -> Iterator[tuple[Prediction, list[Request]]]:
-    """Yield each prediction with the requests that it answers; not if nobody was there any more."""
-    found: dict[int, list[Request]] = {}
+def _by_prediction(requests: list[Request]) -> Iterator[Finished]:
+    """Yield what was predicted; not if nobody was there any more, or we failed one of them."""
+    found: dict[int, list[tuple[Request, Share]]] = {}
     for request in requests:
         if request.share is not None:
-            found.setdefault(id(request.share.prediction), []).append(request)
+            key = id(request.share.prediction)
+            found.setdefault(key, []).append((request, request.share))
     for shared in found.values():
-        first = shared[0].share
-        if first is not None and any(request.seconds is not None for request in shared):
-            yield first.prediction, shared
+        prediction = shared[0][1].prediction
+        sizes = [share.rows for _, share in shared]
+        answered = any(request.seconds is not None for request, _ in shared)
+        if answered and sum(sizes) == prediction.batch.rows:
+            yield Finished(
+                prediction,
+                [request.id.decode() for request, _ in shared],
+                sizes,
+                [request.seconds or 0.0 for request, _ in shared],
+                time.time(),
+            )

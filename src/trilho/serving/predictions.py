@@ -211,14 +211,14 @@ class PredictionLog:
 
     def _encode(self) -> None:
         """Make lines of what is pending."""
-        for partition, many in self._pending.items():
+        for partition, many in list(self._pending.items()):
             line = self._lines.join(many)
+            del self._pending[partition]
             self._buffer[partition].append(line)
             self._rows[partition] += sum(kept.size() for kept in many)
             self._buffered += len(line)
             with self._bound:
                 self._size += len(line)
-        self._pending.clear()
         self._weight = 0
         if self._buffered >= MANY_BYTES:
             self._hand_over()
@@ -269,27 +269,30 @@ class PredictionLog:
         self._spool.roll(all=True)
 
     def _append(self, item: Item) -> None:
+        left = item.rows
         try:
             if item.large is None:
-                self._spool.append(item.partition, item.lines, item.rows)
+                self._spool_lines(item.partition, item.lines, left)
             else:
-                left = item.rows
                 for line in self._lines.of(item.large):  # piece by piece: others want the processor
-                    self._spool.append(item.partition, [line], min(PIECE, left))
+                    self._spool_lines(item.partition, [line], min(PIECE, left))
                     left -= PIECE
-            self._counts.add(self._counts.kept.cell(item.partition.partition("/")[0]), item.rows)
             self._disk_failed = False
         except OSError as error:
-            self._counts.lost("disk")(item.rows)
+            self._counts.lost("disk")(left)
             if not self._disk_failed:
                 self._disk_failed = True
                 log.event("prediction-log", error=f"The spool fails: {error.strerror or error}.")
         except Exception as error:  # nothing may end this thread
-            self._counts.lost("failed")(item.rows)
+            self._counts.lost("failed")(left)
             log.event("error", error=log.where(error))
         with self._bound:
             self._size -= sum(map(len, item.lines))
             self._large -= item.large is not None
+
+    def _spool_lines(self, partition: str, lines: list[bytes], rows: int) -> None:
+        if self._spool.append(partition, lines, rows):
+            self._counts.add(self._counts.kept.cell(partition.partition("/")[0]), rows)
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────
 
@@ -356,21 +359,33 @@ class Sender(threading.Thread):
             found = self._spool.adopt()
         except OSError as error:
             log.event("prediction-log", error=f"The spool fails: {error.strerror or error}.")
+        except Exception as error:  # nothing may end this thread
+            log.event("error", error=log.where(error))
         else:
             if found:
                 log.event("prediction-log", adopted=found)
 
     def _send_all(self) -> bool:
         """Send until nothing is left; False if something failed."""
-        while time.monotonic() < self._until and (segment := self._spool.next()) is not None:
-            if segment.unpacked:
-                data, ending = self._pack(segment.path)
-                key = segment.packed_key(ending)
-            else:
-                data, key = segment.data or segment.path.read_bytes(), segment.key
+        while time.monotonic() < self._until:
+            if self._spool.crowded:
+                self._pack_all()
+            if (segment := self._spool.next()) is None:
+                break
+            try:
+                if segment.unpacked:
+                    # on disk before it is sent: who takes over might name it otherwise
+                    data, ending = self._pack(segment.path)
+                    self._spool.packed(segment, data, ending)
+                else:
+                    data = segment.data or segment.path.read_bytes()
+            except FileNotFoundError:  # somebody has cleaned up
+                self._spool.sent(segment)
+                self._counts.lost("disk")(segment.rows)
+                continue
             # its name is unique: if it exists it was sent before, by somebody who was killed then
             with suppress(AlreadyExists):
-                self._store.put_once(key, data)
+                self._store.put_once(segment.key, data)
             self._spool.sent(segment)
             self._counts.add(self._counts.sent.cell(segment.key.partition("/")[0]), segment.rows)
             if self._failed:
@@ -380,8 +395,10 @@ class Sender(threading.Thread):
 
     def _pack_all(self) -> None:
         """Make what waits smaller, so that more of it fits in the spool."""
-        with suppress(Exception):  # told already, if this is what failed
-            while (segment := self._spool.next_raw()) is not None:
+        with suppress(Exception):  # it will happen again when the file's turn has come
+            while (
+                time.monotonic() < self._until and (segment := self._spool.next_raw()) is not None
+            ):
                 self._spool.packed(segment, *self._pack(segment.path))
 
     def _fail(self, reason: str) -> None:

@@ -181,7 +181,8 @@ class Lines:
             # ids may be whole numbers of any size, which orjson does not write
             "entity": orjson.Fragment(self._encode(entities)),
             "inputs": self._inputs(batches),
-            "score": _joined([kept.prediction.scores for kept in many], 0),
+            # orjson takes arrays in C order only; a model's may be a column of a wider one
+            "score": np.ascontiguousarray(_joined([k.prediction.scores for k in many], 0)),
             "decision": None if decisions[0] is None else list(chain.from_iterable(decisions)),  # type: ignore[arg-type]
         }
         return orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)

@@ -35,12 +35,12 @@ def packer(signature: Signature, columns: Columns, digest: str, options: Keeping
 
     def pack(path: Path) -> tuple[bytes, str]:
         records = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
-        if any(record["digest"] != digest for record in records):
-            return zipped(path)  # another model's, with other columns, from a service before
         try:
-            return _parquet(records, schema), ".parquet"
-        except (pa.ArrowException, KeyError):  # written with other settings: rather so than lost
-            return zipped(path)
+            if all(record["digest"] == digest for record in records):
+                return _parquet(records, schema), ".parquet"
+        except (pa.ArrowException, LookupError, TypeError, ValueError):
+            pass  # written with other settings
+        return zipped(path)  # or another model's, with other columns, from a service before
 
     return pack
 

@@ -19,6 +19,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,10 +65,6 @@ class Segment:
     @property
     def unpacked(self) -> bool:
         return self.path.suffix == RAW and self.data is None
-
-    def packed_key(self, ending: str) -> str:
-        """What a raw one will be called; always the same, whoever sends it."""
-        return f"{self.key}-r{self.rows}{ending}"
 
 
 @dataclass
@@ -137,13 +134,24 @@ class Spool:
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────
 
-    def append(self, partition: str, lines: list[bytes], rows: int) -> None:
-        """Write whole lines to the partition's file; raises OSError when the disk does not."""
+    @property
+    def crowded(self) -> bool:
+        """Whether files had better be packed before their turn."""
+        return self.size > self._limit // 4
+
+    def append(self, partition: str, lines: list[bytes], rows: int) -> bool:
+        """Write whole lines to the partition's file; False if there is no room for them.
+
+        Raises
+        ------
+        OSError
+            The disk does not take them.
+        """
         size = sum(map(len, lines))
         with self._lock:
             if not self._make_room(size):
                 self._dropped(rows)
-                return
+                return False
             file = self._open.get(partition) or self._start(partition)
             start = file.size
             try:
@@ -160,6 +168,7 @@ class Spool:
             file.rows += rows
             if file.size >= min(SEGMENT_BYTES, self._limit // 8):
                 self._close(partition)
+            return True
 
     def _start(self, partition: str) -> Open:
         self._number += 1
@@ -173,11 +182,13 @@ class Spool:
 
     def _close(self, partition: str) -> None:
         file = self._open.pop(partition)
-        os.close(file.descriptor)
+        with suppress(OSError):  # what was written is there, or it is gone whatever we do
+            os.close(file.descriptor)
         if file.size:
             self._closed.append(Segment(file.path, file.key, file.rows, file.size))
         else:
-            file.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                file.path.unlink()
 
     def roll(self, *, all: bool = False) -> None:
         """Close the files that were written to for long enough, or all of them."""
@@ -218,14 +229,15 @@ class Spool:
 
     def packed(self, segment: Segment, data: bytes, ending: str) -> None:
         """Put `data` in the place of a raw segment."""
-        key = segment.packed_key(ending)
+        key = f"{segment.key}-r{segment.rows}{ending}"
         path = segment.path.with_name(key.rpartition("/")[2])
         partial = path.with_name(path.name + PARTIAL)
         try:
             partial.write_bytes(data)
             os.replace(partial, path)
         except OSError:  # no room, which is the more a reason to send it
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             with self._lock:
                 segment.key, segment.data = key, data
             return
@@ -249,7 +261,11 @@ class Spool:
         for folder in sorted(path for path in self._home.iterdir() if path.is_dir()):
             if folder in self._locks or self._take(folder) is None:
                 continue
-            segments = _left(folder)
+            try:
+                segments = _left(folder)
+            except BaseException:  # it must not be taken for empty
+                os.close(self._locks.pop(folder))
+                raise
             with self._lock:
                 self._closed = sorted(segments + self._closed, key=lambda s: s.path.name)
             found += len(segments)

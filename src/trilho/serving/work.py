@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from trilho.serving import log
 from trilho.serving.messages import OVERLOADED, Request, Response
 
 if TYPE_CHECKING:
@@ -115,8 +116,8 @@ class Work:
             if not some:
                 break
             requests = [request for request, _ in some]
-            for (request, connection), response in zip(some, self._answer(requests), strict=True):
-                connection.respond_later(request, response)
+            for waiting, response in zip(some, self._answer(requests), strict=True):
+                self._respond(waiting, response)
             self._predicted(requests)
             now = time.monotonic()
             if now - started > SLICE_SECONDS:  # a slow model, whose clients get their turn sooner
@@ -142,6 +143,19 @@ class Work:
             some.append(waiting)
         return some
 
+    def _respond(self, waiting: Waiting, response: Response) -> None:
+        """Answer one client; whatever fails there, the others get theirs."""
+        try:
+            waiting.connection.respond_later(waiting.request, response)
+        except Exception as error:
+            self._give_up(waiting, error)
+
+    def _give_up(self, waiting: Waiting, error: Exception) -> None:
+        request, connection = waiting
+        log.event("error", request_id=request.id.decode(), error=log.where(error))
+        connection.release(request)
+        connection.transport.abort()
+
     def _next_large(self) -> None:
         while self._large and self._idle:
             request, connection = self._large.popleft()
@@ -151,7 +165,11 @@ class Work:
             if self._turn is not None:
                 self._turn(time.monotonic() - request.whole)
             self._idle -= 1
-            self._threads.submit(self._in_thread, request, connection)
+            try:
+                self._threads.submit(self._in_thread, request, connection)
+            except RuntimeError as error:  # there is no room for a thread
+                self._idle += 1
+                self._give_up(Waiting(request, connection), error)
 
     def _in_thread(self, request: Request, connection: Connection) -> None:
         (response,) = self._answer([request])
@@ -161,11 +179,9 @@ class Work:
 
     def _done(self, request: Request, connection: Connection, response: Response) -> None:
         self._idle += 1
-        try:
-            connection.respond_later(request, response)
-            self._predicted([request])
-        finally:
-            self._next_large()
+        self._respond(Waiting(request, connection), response)
+        self._predicted([request])
+        self._next_large()
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
