@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # Without compiled modules every process compiles the libraries anew: seconds each time.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help setup demo demo-stop test lint lint-workflows secrets audit scan-infra format callers lock schema benchmark speed clean
+.PHONY: help setup demo demo-stop test test-images lint lint-workflows secrets audit scan-infra format callers lock schema benchmark speed clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -15,6 +15,9 @@ demo-stop: setup ## Stop the service and the embedded AWS that the demo left run
 
 test: setup ## Run all tests
 	@.venv/bin/pytest -n auto --dist loadfile tests
+
+test-images: setup ## Build and test both images, with docker or podman; takes minutes
+	@TRILHO_TEST_LARGER=1 .venv/bin/pytest tests/container
 
 lint: setup ## Check style, types, the house's contracts and generated files
 	@.venv/bin/ruff check .

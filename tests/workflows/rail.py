@@ -279,7 +279,8 @@ class Runner:
             options.append(f"--local-repository={reference}={path}")
         command = [
             *(str(ACT), event, "--json", "--no-cache-server", "--concurrent-jobs=1"),
-            *("--platform=ubuntu-latest=-self-hosted", "--directory", str(repository.path)),
+            *(f"--platform={name}=-self-hosted" for name in ("ubuntu-latest", "ubuntu-24.04-arm")),
+            *("--directory", str(repository.path)),
             *("--workflows", f".github/workflows/{workflow}", "--eventpath", str(event_file)),
             *(f"--actor={actor}", f"--action-cache-path={self.folder / 'act'}"),
             *options,

@@ -122,7 +122,8 @@ def test_ci_calls_every_check_and_is_green(
     names = ("lint", "test", "workflows", "security", "speed", "image", "actions", "all-green")
     run.expect(**dict.fromkeys(names, "success"))
     once = ["audit", "lint", "lint-workflows", "scan-infra", "secrets", "speed"]
-    assert made(tmp_path) == [*once, "test 3.11", "test 3.13"]
+    images = ["test-images"] * 2  # on two processors
+    assert made(tmp_path) == [*once, "test 3.11", "test 3.13", *images]
 
 
 def test_ci_is_red_as_a_whole_when_one_check_is(
