@@ -303,6 +303,11 @@ def test_one_after_the_other_where_the_model_is_slow(monkeypatch: pytest.MonkeyP
     assert set(groups(lambda n: n * 0.02, monkeypatch, 50)) == {1}
 
 
+def test_as_many_at_once_as_take_no_longer_than_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = groups(lambda n: n * work.TOGETHER_SECONDS / 6, monkeypatch, 100)
+    assert sizes[:8] == [1, 2, 4, 8, 4, 8, 4, 8]
+
+
 def test_fewer_at_once_when_the_model_becomes_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = iter([True] * 8)
     sizes = groups(lambda n: n * (1e-6 if next(quick, False) else 0.02), monkeypatch, 300)

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 INLINE_BODY = 32 * 1024
 # What the loop computes before it looks at the network again.
 SLICE_SECONDS = 0.0005
-# Requests answered together: more give little, and the first of them waits for all.
+# Requests answered together: more give little, and the first of them waits for all. Fewer if so
+# many take longer than this.
 TOGETHER = 32
+TOGETHER_SECONDS = 0.002
 
 
 class Waiting(NamedTuple):
@@ -118,9 +120,9 @@ class Work:
             requests = [request for request, _ in some]
             for waiting, response in zip(some, self._answer(requests), strict=True):
                 self._respond(waiting, response)
-            self._predicted(requests)
             now = time.monotonic()
-            if now - started > SLICE_SECONDS:  # a slow model, whose clients get their turn sooner
+            self._predicted(requests)
+            if now - started > TOGETHER_SECONDS:  # a slow model
                 self._together = max(1, self._together // 2)
             elif len(some) == self._together:
                 self._together = min(TOGETHER, self._together * 2)
