@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -312,8 +312,9 @@ def test_workers_that_die_at_once_end_the_service(folder: Path) -> None:
     with running(TRILHO_MODEL_DIR=folder, TRILHO_WORKERS="2") as service:
 
         def kill() -> bool:
-            for pid in children(service):
-                os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError, FileNotFoundError):  # one of them was gone already
+                for pid in children(service):
+                    os.kill(pid, signal.SIGKILL)
             return service.process.poll() is not None
 
         eventually(kill)
