@@ -104,9 +104,11 @@ def in_rounds(
     return {key: many for key, many in found.items() if key[0] not in failed}, failed
 
 
-def claims(each: dict[tuple[str, str], list[Figures]]) -> list[Row]:
+def claims(
+    found: dict[tuple[str, str], Figures], each: dict[tuple[str, str], list[Figures]]
+) -> list[Row]:
+    """Hold the medians, and those that drift by their rounds, against the bounds."""
     rows = []
-    found = {key: median(many) for key, many in each.items()}
     for kind in KINDS:
         us = found[OURS, kind]
         name = kind.upper()
@@ -222,8 +224,8 @@ def main(rounds: int = ROUNDS, seconds: int = SECONDS) -> str:
                 each, failed = in_rounds(servers, place, rounds, seconds)
         finally:
             os.sched_setaffinity(0, allowed)
-        rows = claims(each)
         found = {key: median(many) for key, many in each.items()}
+        rows = claims(found, each)
         for kind in KINDS:
             compiled, pipeline = one_row(kind, place)
             rows.append(

@@ -67,7 +67,7 @@ def _build_sums(trees: Trees, width: int, outputs: int) -> Model:
     count = len(trees.sizes)
     arguments = (
         _at(trees.sizes),
-        _at_each(nodes, np.cumsum(trees.sizes) - trees.sizes),
+        _at_each(nodes, trees.roots),
         ctypes.c_int(NODE.itemsize),
         ctypes.c_int32(len(bitsets) // BITSET),
         _at_each(bitsets, np.zeros(count, np.int64)),
@@ -95,7 +95,7 @@ def _build_means(trees: Trees, width: int, outputs: int) -> Model:
     threshold = np.where(leaf, 0.0, trees.number)
     missing_left = trees.missing_left.astype(np.uint8)
     samples, weights = np.ones(len(leaf), np.int64), np.ones(len(leaf))
-    starts = np.cumsum(trees.sizes) - trees.sizes
+    starts = trees.roots
     handle = ctypes.c_void_p()
     _check_call(
         _LIB.TreeliteLoadSKLearnRandomForestRegressorEx(

@@ -91,8 +91,8 @@ def evaluator(trees: Trees, add: Evaluate) -> Evaluate | None:
     if len(np.unique(tested)) > MAX_GROUPS or np.isnan(trees.number[inner]).any():
         return None
     first, count = _leaves(trees)
-    starts = np.cumsum(trees.sizes) - trees.sizes
-    most = count[starts].max()
+    leaves_of = count[trees.roots]
+    most = leaves_of.max()
     if most > MAX_LEAVES:
         return None
     word = next(word for word in WORDS if most <= np.iinfo(word).bits)
@@ -100,8 +100,8 @@ def evaluator(trees: Trees, add: Evaluate) -> Evaluate | None:
     if found is None:
         return None
     groups, table = found
-    before = np.cumsum(count[starts]) - count[starts]  # leaves of the trees before
-    values = np.empty(int(count[starts].sum()))
+    before = np.cumsum(leaves_of) - leaves_of  # leaves of the trees before
+    values = np.empty(int(leaves_of.sum()))
     leaf = np.flatnonzero(~inner & (count > 0))
     values[(before[_tree(trees)] + first)[leaf]] = trees.number[leaf]
     leaves = _evaluator(groups, table)
@@ -181,10 +181,9 @@ def _leaves(trees: Trees) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the number of each node's leftmost leaf, and how many leaves it has; 0 if no root
     leads to it.
     """
-    starts = np.cumsum(trees.sizes) - trees.sizes
-    shift = np.repeat(starts, trees.sizes)
+    shift = np.repeat(trees.roots, trees.sizes)
     left, right = trees.left + shift, trees.right + shift
-    levels = [starts]
+    levels = [trees.roots]
     seen = 0
     while len(levels[-1]):
         seen += len(levels[-1])
@@ -214,7 +213,7 @@ def _table(
     """
     tree, sets = _tree(trees), _sets(trees)
     nodes = np.flatnonzero((trees.left != LEAF) & (count > 0))
-    gone = trees.left[nodes] + (np.cumsum(trees.sizes) - trees.sizes)[tree[nodes]]
+    gone = trees.left[nodes] + trees.roots[tree[nodes]]
     full = np.iinfo(word).max
     one, length, shift = (np.asarray(a, np.uint64) for a in (1, count[gone], first[gone]))
     left_over = np.zeros(len(first), word)

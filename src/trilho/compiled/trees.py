@@ -48,6 +48,12 @@ class Trees(NamedTuple):
     bitset: NDArray[Any]
     bitsets: NDArray[Any]
 
+    @property
+    def roots(self) -> NDArray[Any]:
+        """Place of each tree's first node among all."""
+        roots: NDArray[Any] = np.cumsum(self.sizes) - self.sizes
+        return roots
+
 
 def read(args: Arguments, width: int, outputs: int, kind: str) -> Trees:
     """Take the trees' arrays, and refuse any that would read outside of a row or run in circles."""
